@@ -1,0 +1,235 @@
+/**
+ * Every refusal VaultMesh can speak: a stable code, its HTTP status, and what to do next.
+ *
+ * One table so that the HTTP problem (RFC 9457), the CLI and the SDK say the same words for the
+ * same fault. A code never changes its meaning; a new fault gets a new code.
+ */
+
+interface Entry {
+  /** HTTP status of the problem answer. */
+  readonly status: number
+  /** RFC 9457 §3.1.3 `title`: the same for every occurrence. */
+  readonly title: string
+  /** What the caller should do next. */
+  readonly advice: string
+}
+
+const table = {
+  'bad-encoding': {
+    status: 400,
+    title: 'Bad encoding',
+    advice: 'Send canonical base64url without padding and valid UTF-8.',
+  },
+  'bad-jws': {
+    status: 400,
+    title: 'Not a compact JWS',
+    advice: 'Send header.payload.signature as in RFC 7515 §7.1, as application/jose.',
+  },
+  'bad-header': {
+    status: 400,
+    title: 'Protected header refused',
+    advice: 'Use exactly alg, kid and typ "vm-event+jws"; alg is EdDSA, ES256, ES256K or EIP191.',
+  },
+  'bad-did': {
+    status: 400,
+    title: 'Signer not understood',
+    advice: 'Use did:key (Ed25519, P-256, secp256k1) or did:pkh:eip155 as kid.',
+  },
+  'bad-signature': {
+    status: 400,
+    title: 'Signature does not verify',
+    advice:
+      'Sign the ASCII bytes header.payload with the key that kid names; ES256K and EIP191 need a low s.',
+  },
+  'bad-event': {
+    status: 400,
+    title: 'Not a valid CloudEvent',
+    advice: 'Send one CloudEvents 1.0 JSON object; the detail names the field.',
+  },
+  'duplicate-key': {
+    status: 400,
+    title: 'Duplicate JSON key',
+    advice: 'Send each key once: parsers disagree on which one wins.',
+  },
+  'time-in-future': {
+    status: 400,
+    title: 'Event time is in the future',
+    advice: 'Set the clock; time may be at most 300 s ahead of the node.',
+  },
+  'time-too-old': {
+    status: 400,
+    title: 'Event time is too old for this node',
+    advice: 'Ask the operator for the accepted age (INTAKE_MAX_AGE_S).',
+  },
+  'event-too-large': {
+    status: 413,
+    title: 'Event too large',
+    advice: 'Keep the JWS at or below 65,535 bytes; put the payload elsewhere and post its hash.',
+  },
+  'body-too-large': {
+    status: 413,
+    title: 'Body too large',
+    advice: 'Split the bulk: at most 10,000 lines and 8,388,608 bytes per request.',
+  },
+  'too-many-lines': {
+    status: 413,
+    title: 'Too many lines',
+    advice: 'Split the bulk: at most 10,000 lines and 8,388,608 bytes per request.',
+  },
+  'bad-body': {
+    status: 400,
+    title: 'Body not understood',
+    advice: 'See /docs for the accepted bodies of this path.',
+  },
+  'bad-request': {
+    status: 400,
+    title: 'Request not understood',
+    advice: 'See /docs for the parameters of this path.',
+  },
+  'event-id-reused': {
+    status: 409,
+    title: 'Event id reused for other content',
+    advice: 'Give the new event a new id; the first one stands.',
+  },
+  erased: {
+    status: 410,
+    title: 'Event erased',
+    advice: 'The receipt still proves the leaf; the bytes are gone for good.',
+  },
+  'not-allowed': {
+    status: 403,
+    title: 'Signer not on the allow-list',
+    advice: 'Ask the operator to add your DID to INTAKE_ALLOW.',
+  },
+  'schema-mismatch': {
+    status: 422,
+    title: 'Payload does not match the pinned schema',
+    advice: 'Fix data to match the JSON Schema pinned for this type.',
+  },
+  'rate-limited': {
+    status: 429,
+    title: 'Too many events',
+    advice:
+      'Wait for Retry-After seconds, then send again: nothing was lost, retries are free of duplicates.',
+  },
+  'not-found': { status: 404, title: 'Not found', advice: 'See /docs for the paths that exist.' },
+  'not-sealed': {
+    status: 404,
+    title: 'Not sealed yet',
+    advice: 'Ask the status link; the receipt is there once the event is sealed and indexed.',
+  },
+  'no-such-size': {
+    status: 404,
+    title: 'No such tree size',
+    advice: 'Use a size between 1 and the size in /log/checkpoint.',
+  },
+  'method-not-allowed': {
+    status: 405,
+    title: 'Method not allowed',
+    advice: 'Use a method from the Allow header.',
+  },
+  'unsupported-media-type': {
+    status: 415,
+    title: 'Media type not supported',
+    advice: 'Use application/jose, application/json or application/x-ndjson.',
+  },
+  'not-acceptable': {
+    status: 406,
+    title: 'No such representation',
+    advice: 'Accept application/json or text/plain.',
+  },
+  unauthorized: {
+    status: 401,
+    title: 'Not authorised',
+    advice: 'Send the operator token as a Bearer token.',
+  },
+  forbidden: { status: 403, title: 'Forbidden', advice: 'This action needs a higher role.' },
+  overloaded: {
+    status: 503,
+    title: 'Node is busy',
+    advice:
+      'Send the same request again after Retry-After seconds; a repeat is never counted twice.',
+  },
+  'storage-failed': {
+    status: 503,
+    title: 'Storage did not answer',
+    advice: 'Send the same request again; a repeat is never counted twice.',
+  },
+  internal: {
+    status: 500,
+    title: 'Internal error',
+    advice: 'Send the same request again; quote the request id if it persists.',
+  },
+  'bad-config': {
+    status: 500,
+    title: 'Configuration refused',
+    advice: 'Mend the named key and start again.',
+  },
+  'bad-proof': {
+    status: 422,
+    title: 'Proof does not verify',
+    advice: 'Do not trust this proof; fetch it again from another node.',
+  },
+  'bad-note': {
+    status: 422,
+    title: 'Not a valid signed note',
+    advice: 'See C2SP signed-note; the detail says which line.',
+  },
+  'untrusted-key': {
+    status: 422,
+    title: 'Signed by a key you do not trust',
+    advice: 'Name the key you trust with --vkey or a trust file.',
+  },
+  'bad-receipt': {
+    status: 422,
+    title: 'Receipt not understood',
+    advice: 'Fetch the receipt again from GET /receipts/{eventHash}.',
+  },
+  'bad-timestamp': {
+    status: 422,
+    title: 'Timestamp token refused',
+    advice: 'See the detail; the anchor is tried again at another authority.',
+  },
+  'anchor-failed': {
+    status: 502,
+    title: 'Anchor attempt failed',
+    advice: 'It is tried again by itself; see /anchors/status.',
+  },
+  'bad-state': {
+    status: 500,
+    title: 'State refused',
+    advice: 'Run vaultmesh fsck; the node fails closed rather than guess.',
+  },
+} as const satisfies Record<string, Entry>
+
+/** The union of all codes; `switch` over it is checked by the compiler. */
+export type Code = keyof typeof table
+
+/** Title, status and advice of each code, for the problem pages and the OpenAPI document. */
+export const codes: Readonly<Record<Code, Entry>> = table
+
+/** Extra members of a problem answer, e.g. `{ limit: 65535 }`. */
+export type Extra = Readonly<Record<string, string | number | boolean | null | readonly string[]>>
+
+/** The one error type that crosses a function boundary here. */
+export class VaultMeshError extends Error {
+  readonly code: Code
+  readonly extra: Extra
+
+  constructor(code: Code, detail: string, options: { cause?: unknown; extra?: Extra } = {}) {
+    super(detail, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = 'VaultMeshError'
+    this.code = code
+    this.extra = options.extra ?? {}
+  }
+
+  /** HTTP status of this refusal. */
+  get status(): number {
+    return table[this.code].status
+  }
+
+  /** What the caller should do next. */
+  get advice(): string {
+    return table[this.code].advice
+  }
+}
