@@ -1,0 +1,635 @@
+/**
+ * Pool: one shard of accepted events. Nothing is answered 2xx before it is durable here.
+ *
+ * Stored:
+ *   claim(key → seq)      for good: 53 bits of the identity HMAC → the event that claimed it
+ *   segment(first_seq)    for good: digests (identity ‖ signingHash ‖ eventHash) of one group commit
+ *   bytes(first_seq)      until sealed and indexed: the events themselves
+ *   received(event_hash)  ≤ 24 h: respond-async events before their signature is checked
+ *   meta                  shard number and shard count, `forgotten`
+ *
+ * Invariant: forgotten ≤ the Sequencer's cursor for this shard ≤ nextSeq, and bytes exist exactly for
+ * segments that end above `forgotten`. Sequence numbers are dense, so a cursor names a set of events.
+ *
+ * RPCs: admit, receive, settle, expire (intake) · peek, read, forget (Sequencer) · status, bytes, waiting (reads).
+ * Races: `admit` runs without an await, so the input gate lets nothing in between look-up and claim; the
+ * output gate holds its answer until the commit is on disk. A segment is one row for a whole group
+ * because the commit, not the row, is the cost (one fsync a commit, measured).
+ */
+
+import { DurableObject } from 'cloudflare:workers'
+import { equal, toHex } from '#core/bytes.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { HASH_KEYS, hashKey } from '#core/hash-key.ts'
+import {
+  outcome,
+  type AdmitGroup,
+  type AdmitResult,
+  type FirstAnswer,
+  type PoolPeek,
+  type PoolSlice,
+  type PoolStatus,
+} from '#store/pool-api.ts'
+
+const DIGEST = 96
+/** Bytes of one stored row: the platform allows 2 MB, digests of 1,000 small events add 96 kB. */
+const SEGMENT_BYTES = 1_000_000
+/** Events of one row, so that its digests stay ≤ 384 kB. */
+const SEGMENT_EVENTS = 4000
+/** At most one wake-up message in this time: a message is a hint, not a count. */
+const WAKE_EVERY_MS = 50
+/** The durable wake-up behind the queue's: how long a lost message can delay a seal. */
+const ALARM_AFTER_MS = 10_000
+/** How long an unverified event may wait for its signature check. */
+const RECEIVED_TTL_MS = 86_400_000
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claim (key INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS segment (first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL,
+  received_at INTEGER NOT NULL, digests BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS received (event_hash TEXT PRIMARY KEY, received_at INTEGER NOT NULL,
+  state TEXT NOT NULL, data BLOB, code TEXT, detail TEXT, first BLOB) WITHOUT ROWID;`
+
+type Blob = ArrayBuffer
+
+export class Pool extends DurableObject<Env> {
+  #nextSeq = 0
+  #forgotten = 0
+  /** eventHash key → waiting sequence numbers; a cache of `segment` above `forgotten`. */
+  #waiting = new Map<number, number | number[]>()
+  #wokenAt = 0
+  #wakeTimer = false
+  #alarmSet = false
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    ctx.storage.sql.exec(SCHEMA)
+    this.#load()
+  }
+
+  #load(): void {
+    const sql = this.ctx.storage.sql
+    const last = sql.exec<{ n: number | null }>('SELECT max(first_seq) AS n FROM segment').one().n
+    this.#nextSeq =
+      last === null
+        ? 0
+        : last +
+          sql.exec<{ count: number }>('SELECT count FROM segment WHERE first_seq = ?', last).one()
+            .count
+    this.#forgotten = this.#meta('forgotten') ?? 0
+    this.#waiting.clear()
+    for (const row of this.#segmentsFrom(this.#forgotten)) this.#remember(row, true)
+  }
+
+  /** Binds the shard to its number; throws `bad-config` if it was started under another layout. */
+  #bind(shard: number): void {
+    const shards = Number(this.env.INTAKE_SHARDS)
+    const stored = this.#meta('shards')
+    if (stored === null) {
+      this.#setMeta('shards', shards)
+      this.#setMeta('shard', shard)
+    } else if (stored !== shards || this.#meta('shard') !== shard) {
+      throw new VaultMeshError(
+        'bad-config',
+        `INTAKE_SHARDS: this node was started with ${stored}, it can't become ${shards}.`,
+      )
+    }
+  }
+  #bound = false
+
+  /**
+   * Claims identities and stores bytes, all or nothing for the group.
+   * Throws `overloaded` when too many events wait, `bad-config` under another shard layout.
+   */
+  admit(shard: number, group: AdmitGroup): AdmitResult {
+    const n = group.lengths.length
+    if (this.#nextSeq - this.#forgotten + n > Number(this.env.INTAKE_BACKLOG_MAX)) {
+      throw new VaultMeshError('overloaded', 'Too many events wait for their seal.')
+    }
+    const receivedAt = Date.now()
+    const result = this.ctx.storage.transactionSync(() => {
+      if (!this.#bound) this.#bind(shard)
+      return this.#claimAll(group, receivedAt)
+    })
+    this.#bound = true
+    // Only now, when the transaction cannot be rolled back any more, does memory follow.
+    for (const row of result.rows) this.#remember(row, false)
+    this.#nextSeq = result.nextSeq
+    if (result.rows.length > 0) this.#wake(shard)
+    return {
+      receivedAt,
+      outcomes: result.outcomes,
+      lastSeq: result.nextSeq - 1,
+      first: result.first,
+    }
+  }
+
+  #claimAll(group: AdmitGroup, receivedAt: number): Claimed {
+    const sql = this.ctx.storage.sql
+    const n = group.lengths.length
+    const outcomes = new Uint8Array(n)
+    const first = new Map<number, FirstAnswer>()
+    let keys = '['
+    for (let i = 0; i < n; i++) keys += (i === 0 ? '' : ',') + hashKey(group.digests, i * DIGEST)
+    keys += ']'
+    sql.exec(
+      'INSERT INTO claim (key, seq) SELECT value, ?2 + key FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING',
+      keys,
+      this.#nextSeq,
+    )
+    const fresh = sql.exec<{ n: number }>('SELECT changes() AS n').one().n
+    if (fresh === n) return this.#store(group, null, { outcomes, first, receivedAt })
+    // Something was posted before, or twice in this group: take the claims back, go one by one.
+    sql.exec(
+      'DELETE FROM claim WHERE key IN (SELECT value FROM json_each(?1)) AND seq >= ?2',
+      keys,
+      this.#nextSeq,
+    )
+    const kept: number[] = []
+    for (let i = 0; i < n; i++) {
+      const digest = group.digests.subarray(i * DIGEST, (i + 1) * DIGEST)
+      const found = this.#claimOne(digest, this.#nextSeq + kept.length, (seq) => {
+        const at = kept[seq - this.#nextSeq]!
+        return { digest: group.digests.subarray(at * DIGEST, (at + 1) * DIGEST), receivedAt }
+      })
+      if (found === null) {
+        kept.push(i)
+        continue
+      }
+      const same = equal(found.digest.subarray(32, 64), digest.subarray(32, 64))
+      outcomes[i] = same ? outcome.duplicate : outcome.conflict
+      first.set(i, { eventHash: found.digest.slice(64), receivedAt: found.receivedAt })
+    }
+    return this.#store(group, kept, { outcomes, first, receivedAt })
+  }
+
+  /** Claims one identity for `seq`, or returns who holds it. Keys that collide probe onwards. */
+  #claimOne(digest: Uint8Array, seq: number, own: (seq: number) => Held): Held | null {
+    const sql = this.ctx.storage.sql
+    for (let key = hashKey(digest); ; key = (key + 1) % HASH_KEYS) {
+      const row = sql.exec<{ seq: number }>('SELECT seq FROM claim WHERE key = ?', key).toArray()[0]
+      if (row === undefined) {
+        sql.exec('INSERT INTO claim (key, seq) VALUES (?, ?)', key, seq)
+        return null
+      }
+      const held = row.seq >= this.#nextSeq ? own(row.seq) : this.#held(row.seq)
+      if (equal(held.digest.subarray(0, 32), digest.subarray(0, 32))) return held
+    }
+  }
+
+  #held(seq: number): Held {
+    const row = this.ctx.storage.sql
+      .exec<{ first_seq: number; received_at: number; digests: Blob }>(
+        'SELECT first_seq, received_at, digests FROM segment WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1',
+        seq,
+      )
+      .one()
+    const at = (seq - row.first_seq) * DIGEST
+    return { digest: new Uint8Array(row.digests, at, DIGEST), receivedAt: row.received_at }
+  }
+
+  /** Writes the kept events of a group (null: all) as segments of bounded size. */
+  #store(
+    group: AdmitGroup,
+    kept: readonly number[] | null,
+    base: Omit<Claimed, 'rows' | 'nextSeq'>,
+  ): Claimed {
+    const sql = this.ctx.storage.sql
+    const rows: Segment[] = []
+    const n = kept === null ? group.lengths.length : kept.length
+    const offsets = kept === null ? null : offsetsOf(group.lengths)
+    let nextSeq = this.#nextSeq
+    for (let i = 0, at = 0; i < n;) {
+      let j = i
+      let size = 0
+      while (j < n && j - i < SEGMENT_EVENTS) {
+        const length = group.lengths[kept === null ? j : kept[j]!]!
+        if (j > i && size + length > SEGMENT_BYTES) break
+        size += length
+        j++
+      }
+      const [lengths, data, digests] =
+        kept === null
+          ? [
+              group.lengths.slice(i, j),
+              group.data.subarray(at, at + size),
+              group.digests.slice(i * DIGEST, j * DIGEST),
+            ]
+          : pick(group, kept.slice(i, j), offsets!, size)
+      sql.exec(
+        'INSERT INTO segment (first_seq, count, received_at, digests) VALUES (?, ?, ?, ?)',
+        nextSeq,
+        j - i,
+        base.receivedAt,
+        digests,
+      )
+      sql.exec(
+        'INSERT INTO bytes (first_seq, lengths, data) VALUES (?, ?, ?)',
+        nextSeq,
+        new Uint8Array(lengths.buffer),
+        data,
+      )
+      rows.push({ first_seq: nextSeq, count: j - i, digests: digests.buffer as ArrayBuffer })
+      nextSeq += j - i
+      at += size
+      i = j
+    }
+    return { ...base, rows, nextSeq }
+  }
+
+  /** What waits at or after `cursor`. */
+  peek(cursor: number): PoolPeek {
+    if (cursor < this.#forgotten || cursor > this.#nextSeq) {
+      throw new VaultMeshError(
+        'bad-state',
+        `The cursor ${cursor} is outside of what this shard holds, ${this.#forgotten} to ${this.#nextSeq}.`,
+      )
+    }
+    const row = this.ctx.storage.sql
+      .exec<{ at: number }>(
+        'SELECT received_at AS at FROM segment WHERE first_seq + count > ?1 AND first_seq >= (SELECT max(first_seq) FROM segment WHERE first_seq <= ?1) ORDER BY first_seq LIMIT 1',
+        cursor,
+      )
+      .toArray()[0]
+    return { nextSeq: this.#nextSeq, oldestAt: cursor < this.#nextSeq ? (row?.at ?? null) : null }
+  }
+
+  /** The events from `from` up to `to`, as many as fit `maxBytes` (at least one). */
+  read(from: number, to: number, maxBytes: number): PoolSlice {
+    if (from < this.#forgotten || to > this.#nextSeq || from >= to) {
+      throw new VaultMeshError('bad-state', `Events ${from} to ${to} are not held by this shard.`)
+    }
+    const lengths: number[] = []
+    const data: Uint8Array[] = []
+    const hashes: Uint8Array[] = []
+    let size = 0
+    let next = from
+    for (const row of this.#segmentsFrom(from)) {
+      if (next >= to || size >= maxBytes) break
+      const held = this.ctx.storage.sql
+        .exec<{ lengths: Blob; data: Blob }>(
+          'SELECT lengths, data FROM bytes WHERE first_seq = ?',
+          row.first_seq,
+        )
+        .one()
+      const all = new Uint32Array(held.lengths)
+      let at = 0
+      for (let i = 0; i < row.count; i++) {
+        const length = all[i]!
+        const seq = row.first_seq + i
+        if (seq >= next && seq < to && (lengths.length === 0 || size + length <= maxBytes)) {
+          lengths.push(length)
+          data.push(new Uint8Array(held.data, at, length))
+          hashes.push(new Uint8Array(row.digests, i * DIGEST + 64, 32))
+          size += length
+          next = seq + 1
+        } else if (seq >= next) {
+          break
+        }
+        at += length
+      }
+      if (next < row.first_seq + row.count) break
+    }
+    return {
+      count: lengths.length,
+      lengths: Uint32Array.from(lengths),
+      data: join(data),
+      eventHashes: join(hashes),
+    }
+  }
+
+  /** Lets go of bytes below `upTo`: they are sealed in R2 and indexed. Repeats are harmless. */
+  forget(upTo: number): void {
+    if (upTo <= this.#forgotten) return
+    if (upTo > this.#nextSeq)
+      throw new VaultMeshError('bad-state', `Nothing up to ${upTo} was ever admitted.`)
+    const sql = this.ctx.storage.sql
+    const gone = [...this.#segmentsFrom(this.#forgotten)].filter((row) => row.first_seq < upTo)
+    this.ctx.storage.transactionSync(() => {
+      for (const row of gone) {
+        if (row.first_seq + row.count <= upTo)
+          sql.exec('DELETE FROM bytes WHERE first_seq = ?', row.first_seq)
+      }
+      this.#setMeta('forgotten', upTo)
+    })
+    for (const row of gone) this.#drop(row, upTo)
+    this.#forgotten = upTo
+  }
+
+  /** Keeps an unverified event for the intake queue. Returns when it was first received. */
+  receive(shard: number, eventHash: string, data: Uint8Array): number {
+    if (!this.#bound) this.#bind(shard)
+    this.#bound = true
+    const sql = this.ctx.storage.sql
+    const waiting = sql
+      .exec<{ n: number }>("SELECT count(*) AS n FROM received WHERE state = 'received'")
+      .one().n
+    if (waiting >= Number(this.env.INTAKE_BACKLOG_MAX)) {
+      throw new VaultMeshError('overloaded', 'Too many events wait for their signature check.')
+    }
+    sql.exec(
+      "INSERT INTO received (event_hash, received_at, state, data) VALUES (?, ?, 'received', ?) ON CONFLICT DO NOTHING",
+      eventHash,
+      Date.now(),
+      data,
+    )
+    this.#arm()
+    return sql
+      .exec<{ at: number }>(
+        'SELECT received_at AS at FROM received WHERE event_hash = ?',
+        eventHash,
+      )
+      .one().at
+  }
+
+  /** The bytes of a received event that still waits for its check; null if it is settled or unknown. */
+  receivedBytes(eventHash: string): Uint8Array | null {
+    const row = this.ctx.storage.sql
+      .exec<{ data: Blob | null }>(
+        "SELECT data FROM received WHERE event_hash = ? AND state = 'received'",
+        eventHash,
+      )
+      .toArray()[0]
+    return row?.data == null ? null : new Uint8Array(row.data)
+  }
+
+  /** Moves a received, now verified event to accepted: the claim is made in this one transaction. */
+  settle(shard: number, eventHash: string, group: AdmitGroup): AdmitResult {
+    const admitted = this.ctx.storage.transactionSync(() => {
+      const receivedAt = Date.now()
+      const claimed = this.#claimAll(group, receivedAt)
+      const state = claimed.outcomes[0]
+      const first = claimed.first.get(0)?.eventHash ?? null
+      this.ctx.storage.sql.exec(
+        'UPDATE received SET state = ?2, data = NULL, first = ?3, code = ?4, detail = ?5 WHERE event_hash = ?1',
+        eventHash,
+        state === outcome.conflict
+          ? 'rejected'
+          : state === outcome.duplicate
+            ? 'duplicate'
+            : 'accepted',
+        first,
+        state === outcome.conflict ? 'event-id-reused' : null,
+        state === outcome.conflict ? 'The identity (source, id) was taken by another event.' : null,
+      )
+      return { claimed, receivedAt }
+    })
+    const { claimed, receivedAt } = admitted
+    for (const row of claimed.rows) this.#remember(row, false)
+    this.#nextSeq = claimed.nextSeq
+    if (claimed.rows.length > 0) this.#wake(shard)
+    return {
+      receivedAt,
+      outcomes: claimed.outcomes,
+      lastSeq: claimed.nextSeq - 1,
+      first: claimed.first,
+    }
+  }
+
+  /** Ends a received event whose check failed. */
+  reject(eventHash: string, code: string, detail: string): void {
+    this.ctx.storage.sql.exec(
+      "UPDATE received SET state = 'rejected', data = NULL, code = ?2, detail = ?3 WHERE event_hash = ?1 AND state = 'received'",
+      eventHash,
+      code,
+      detail,
+    )
+  }
+
+  /** Where an event stands, if this shard knows it. */
+  status(eventHash: Uint8Array): PoolStatus | null {
+    const seq = this.#find(eventHash)
+    const none = { first: null, code: null, detail: null }
+    if (seq !== null) return { state: 'accepted', receivedAt: this.#held(seq).receivedAt, ...none }
+    const row = this.ctx.storage.sql
+      .exec<{
+        received_at: number
+        state: string
+        code: string | null
+        detail: string | null
+        first: Blob | null
+      }>(
+        'SELECT received_at, state, code, detail, first FROM received WHERE event_hash = ?',
+        toHex(eventHash),
+      )
+      .toArray()[0]
+    if (row === undefined) return null
+    return {
+      state: row.state as PoolStatus['state'],
+      receivedAt: row.received_at,
+      first: row.first === null ? null : new Uint8Array(row.first),
+      code: row.code,
+      detail: row.detail,
+    }
+  }
+
+  /** The bytes of a waiting event, or null. */
+  bytes(eventHash: Uint8Array): Uint8Array | null {
+    const seq = this.#find(eventHash)
+    return seq === null ? null : this.read(seq, seq + 1, 1).data
+  }
+
+  /** The first event under an identity, or null: what unsigned intake asks before it wraps a body. */
+  claimed(identity: Uint8Array): FirstAnswer | null {
+    const sql = this.ctx.storage.sql
+    for (let key = hashKey(identity); ; key = (key + 1) % HASH_KEYS) {
+      const row = sql.exec<{ seq: number }>('SELECT seq FROM claim WHERE key = ?', key).toArray()[0]
+      if (row === undefined) return null
+      const held = this.#held(row.seq)
+      if (equal(held.digest.subarray(0, 32), identity)) {
+        return { eventHash: held.digest.slice(64), receivedAt: held.receivedAt }
+      }
+    }
+  }
+
+  /** Sends again what waits here and drops what expired; the cron's and the alarm's sweep. */
+  async sweep(): Promise<{ waiting: number; received: number }> {
+    const sql = this.ctx.storage.sql
+    const shard = this.#meta('shard')
+    if (shard === null) return { waiting: 0, received: 0 }
+    sql.exec('DELETE FROM received WHERE received_at < ?', Date.now() - RECEIVED_TTL_MS)
+    const stale = sql
+      .exec<{ event_hash: string }>(
+        "SELECT event_hash FROM received WHERE state = 'received' LIMIT 100",
+      )
+      .toArray()
+    const waiting = this.#nextSeq - this.#forgotten
+    if (waiting > 0) await this.env.VALIDATED_QUEUE.send({ shard })
+    if (stale.length > 0) {
+      await this.env.INTAKE_QUEUE.sendBatch(
+        stale.map((row) => ({ body: { shard, eventHash: row.event_hash } })),
+      )
+    }
+    return { waiting, received: stale.length }
+  }
+
+  /** Claims, held bytes and cursors, for fsck. */
+  audit(): { claims: number; nextSeq: number; forgotten: number; events: number; bytes: number } {
+    const one = (query: string): number => this.ctx.storage.sql.exec<{ n: number }>(query).one().n
+    return {
+      claims: one('SELECT count(*) AS n FROM claim'),
+      events: one('SELECT coalesce(sum(count), 0) AS n FROM segment'),
+      bytes: one('SELECT count(*) AS n FROM bytes'),
+      nextSeq: this.#nextSeq,
+      forgotten: this.#forgotten,
+    }
+  }
+
+  override async alarm(): Promise<void> {
+    this.#alarmSet = false
+    try {
+      const { waiting, received } = await this.sweep()
+      if (waiting + received > 0) this.#arm()
+    } catch (error) {
+      console.error(
+        JSON.stringify({ level: 'error', msg: 'pool alarm failed', error: String(error) }),
+      )
+      this.#arm()
+    }
+  }
+
+  #arm(): void {
+    if (this.#alarmSet) return
+    this.#alarmSet = true
+    this.ctx.waitUntil(this.ctx.storage.setAlarm(Date.now() + ALARM_AFTER_MS))
+  }
+
+  /** Tells the Sequencer's queue that events wait; at most once in WAKE_EVERY_MS, never lost for good. */
+  #wake(shard: number): void {
+    this.#arm()
+    if (this.#wakeTimer) return
+    this.#wakeTimer = true
+    const delay = Math.max(0, this.#wokenAt + WAKE_EVERY_MS - Date.now())
+    this.ctx.waitUntil(
+      (async () => {
+        if (delay > 0) await scheduler.wait(delay)
+        this.#wakeTimer = false
+        this.#wokenAt = Date.now()
+        await this.env.VALIDATED_QUEUE.send({ shard })
+      })().catch((error: unknown) => {
+        // The alarm sends it again.
+        console.error(
+          JSON.stringify({ level: 'warn', msg: 'wake-up not sent', error: String(error) }),
+        )
+      }),
+    )
+  }
+
+  #find(eventHash: Uint8Array): number | null {
+    const found = this.#waiting.get(hashKey(eventHash))
+    if (found === undefined) return null
+    for (const seq of typeof found === 'number' ? [found] : found) {
+      if (equal(this.#held(seq).digest.subarray(64), eventHash)) return seq
+    }
+    return null
+  }
+
+  #remember(row: Segment, skipForgotten: boolean): void {
+    const digests = new Uint8Array(row.digests)
+    for (let i = 0; i < row.count; i++) {
+      const seq = row.first_seq + i
+      if (skipForgotten && seq < this.#forgotten) continue
+      const key = hashKey(digests, i * DIGEST + 64)
+      const there = this.#waiting.get(key)
+      if (there === undefined) this.#waiting.set(key, seq)
+      else this.#waiting.set(key, [...(typeof there === 'number' ? [there] : there), seq])
+    }
+  }
+
+  #drop(row: Segment, upTo: number): void {
+    const digests = new Uint8Array(row.digests)
+    for (let i = 0; i < row.count; i++) {
+      const seq = row.first_seq + i
+      if (seq < this.#forgotten || seq >= upTo) continue
+      const key = hashKey(digests, i * DIGEST + 64)
+      const there = this.#waiting.get(key)
+      if (typeof there === 'object') {
+        const left = there.filter((s) => s !== seq)
+        if (left.length > 0) this.#waiting.set(key, left)
+        else this.#waiting.delete(key)
+      } else if (there === seq) this.#waiting.delete(key)
+    }
+  }
+
+  /** Segments that end above `seq`, in order, read lazily. */
+  #segmentsFrom(seq: number): Iterable<Segment> {
+    return this.ctx.storage.sql.exec<{ first_seq: number; count: number; digests: Blob }>(
+      'SELECT first_seq, count, digests FROM segment WHERE first_seq >= coalesce((SELECT max(first_seq) FROM segment WHERE first_seq <= ?1), 0) AND first_seq + count > ?1 ORDER BY first_seq',
+      seq,
+    )
+  }
+
+  #meta(key: string): number | null {
+    const row = this.ctx.storage.sql
+      .exec<{ v: number }>('SELECT v FROM meta WHERE k = ?', key)
+      .toArray()[0]
+    return row?.v ?? null
+  }
+
+  #setMeta(key: string, value: number): void {
+    this.ctx.storage.sql.exec(
+      'INSERT INTO meta (k, v) VALUES (?, ?) ON CONFLICT (k) DO UPDATE SET v = excluded.v',
+      key,
+      value,
+    )
+  }
+}
+
+interface Segment {
+  readonly first_seq: number
+  readonly count: number
+  readonly digests: ArrayBuffer
+}
+
+interface Held {
+  readonly digest: Uint8Array
+  readonly receivedAt: number
+}
+
+interface Claimed {
+  readonly outcomes: Uint8Array
+  readonly first: Map<number, FirstAnswer>
+  readonly receivedAt: number
+  readonly rows: readonly Segment[]
+  readonly nextSeq: number
+}
+
+function offsetsOf(lengths: Uint32Array): Uint32Array {
+  const offsets = new Uint32Array(lengths.length)
+  for (let i = 1; i < lengths.length; i++) offsets[i] = offsets[i - 1]! + lengths[i - 1]!
+  return offsets
+}
+
+function pick(
+  group: AdmitGroup,
+  which: readonly number[],
+  offsets: Uint32Array,
+  size: number,
+): [Uint32Array<ArrayBuffer>, Uint8Array, Uint8Array<ArrayBuffer>] {
+  const lengths = new Uint32Array(which.length)
+  const data = new Uint8Array(size)
+  const digests = new Uint8Array(which.length * DIGEST)
+  let at = 0
+  for (const [i, from] of which.entries()) {
+    const length = group.lengths[from]!
+    lengths[i] = length
+    data.set(group.data.subarray(offsets[from]!, offsets[from]! + length), at)
+    digests.set(group.digests.subarray(from * DIGEST, (from + 1) * DIGEST), i * DIGEST)
+    at += length
+  }
+  return [lengths, data, digests]
+}
+
+function join(parts: readonly Uint8Array[]): Uint8Array {
+  let size = 0
+  for (const part of parts) size += part.length
+  const out = new Uint8Array(size)
+  let at = 0
+  for (const part of parts) {
+    out.set(part, at)
+    at += part.length
+  }
+  return out
+}

@@ -1,0 +1,718 @@
+/**
+ * Sequencer: the single writer of one log. It owns the head.
+ *
+ * Stored (SQLite):
+ *   config     origin, vkey, shards: what this log was started as; another value refuses to start
+ *   head       one row: height, size, root, checkpoint, cursor of each Pool shard, indexed_height
+ *   edge       per tile level the hashes that fill no tile yet; level -1 holds the raw entries
+ *   assignment one row or none: the batch being sealed, so that a retry gives the same bytes
+ *
+ * Invariants: indexed_height ≤ height ≤ indexed_height + 1; the edge's widths fit the size; an assignment
+ * has height + 1 and starts at size. Readers see heights ≤ head only.
+ *
+ * A seal, each step durable before the next:
+ *   1 assign  order, count, sealedAt (this storage)        2 write   tiles and events (R2)
+ *   3 record  manifest and checkpoint (R2, D1)             4 swap    head, edge, cursors: THE commit point
+ *   5 index   D1 rows, then anchors, then pools forget
+ * Steps 2, 3 and 5 are idempotent and compare what is there; a crash anywhere resumes from storage.
+ * Any failure drops all memory, so nothing is ever signed from a state that storage does not hold.
+ *
+ * RPCs: wake, wait, seal, head, ensureStarted, audit. Gates: 4 is one synchronous transaction; `seal` is
+ * single-flight because steps 1 to 5 await, and the input gate would let a second call in between.
+ */
+
+import { DurableObject } from 'cloudflare:workers'
+import { sealDueAt, signManifest, type Waiting } from '#core/batch.ts'
+import { toHex, fromHex, concat } from '#core/bytes.ts'
+import { signCheckpoint } from '#core/checkpoint.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import {
+  append,
+  edgeTiles,
+  emptyRoot,
+  leafHashes,
+  restoreEdge,
+  rootOf,
+  rootOfEdge,
+  TILE_WIDTH,
+  type TreeEdge,
+} from '#core/merkle.ts'
+import { encodeEntries, tilePath } from '#core/tile.ts'
+import { enqueueAnchors } from '#store/anchors.ts'
+import { recordBatch, type BatchRecord } from '#store/batches.ts'
+import { eventsKey, putImmutable, Writes } from '#store/bucket.ts'
+import { indexPart, type NameCache } from '#store/events.ts'
+import { nodeOf, type NodeContext } from '#store/node.ts'
+import type { PoolPeek } from '#store/pool-api.ts'
+import type { Head, SealReport } from '#store/sequencer-api.ts'
+
+/** Bytes of events taken from a pool at once, and so of one part of the bundle in R2. */
+const PART_BYTES = 1_000_000
+/** Level under which the raw entries of the unfinished tile are stored. */
+const ENTRIES = -1
+const ENTRY_BYTES = 32
+/** A due seal whose message was lost is asked for again by the alarm after this time. */
+const RETRY_AFTER_MS = 10_000
+/** Ask the queue at most once in this time for the same seal. */
+const ASK_EVERY_MS = 1000
+/** The R2 copy of the checkpoint: R2 takes one write a second per key. */
+const BACKUP_EVERY_MS = 1000
+/** Batches one call may seal before it lets the queue message go: bounds a call's wall time. */
+const BATCHES_PER_CALL = 20
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS config (k TEXT PRIMARY KEY, v TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), height INTEGER NOT NULL, size INTEGER NOT NULL,
+  root TEXT NOT NULL, checkpoint TEXT NOT NULL, sealed_at INTEGER NOT NULL, cursors TEXT NOT NULL, indexed_height INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS assignment (id INTEGER PRIMARY KEY CHECK (id = 1), height INTEGER NOT NULL,
+  sealed_at INTEGER NOT NULL, ranges TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS anchored (id INTEGER PRIMARY KEY CHECK (id = 1), size INTEGER NOT NULL, at INTEGER NOT NULL);`
+
+/** Everything read from storage; dropped as a whole after any failure. */
+interface State {
+  readonly node: NodeContext
+  head: Head & { readonly cursors: readonly number[] }
+  edge: TreeEdge
+  /** Raw entries of the unfinished entry bundle, 32 bytes each. */
+  entries: Uint8Array
+}
+
+/** The batch being sealed: from and to (exclusive) for each shard, in order. */
+interface Assignment {
+  readonly height: number
+  readonly sealedAt: number
+  readonly ranges: readonly (readonly [shard: number, from: number, to: number])[]
+}
+
+/** What step 2 leaves for steps 3 and 4. */
+interface Written {
+  readonly edge: TreeEdge
+  readonly entries: Uint8Array
+  readonly count: number
+  readonly parts: number
+  readonly batchRoot: Uint8Array
+}
+
+interface Waiter {
+  readonly shard: number
+  readonly seq: number
+  readonly resolve: (sealed: boolean) => void
+}
+
+export class Sequencer extends DurableObject<Env> {
+  #state: Promise<State> | null = null
+  #sealing: Promise<SealReport> | null = null
+  #waiters = new Set<Waiter>()
+  #eagerAt: number | null = null
+  #askedAt = 0
+  #alarmAt: number | null = null
+  #backedUpAt = 0
+  #backup: ReturnType<typeof setTimeout> | null = null
+  /** What each shard held when last asked. */
+  #peeks = new Map<number, PoolPeek>()
+  readonly #names: NameCache = new Map()
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    ctx.storage.sql.exec(SCHEMA)
+  }
+
+  /** Binds the log to its settings; throws `bad-config` if it was started under others. */
+  async ensureStarted(): Promise<Head> {
+    return (await this.#load()).head
+  }
+
+  /** The newest head. */
+  async head(): Promise<Head> {
+    const { cursors: _, ...head } = (await this.#load()).head
+    return head
+  }
+
+  /** A shard says that events wait: seal now, or be woken when it is due. */
+  async wake(shards: readonly number[]): Promise<void> {
+    const state = await this.#load()
+    for (const shard of shards) await this.#peek(state, shard)
+    await this.#schedule(state)
+  }
+
+  /**
+   * Resolves true once event `seq` of `shard` is sealed and indexed, false after `timeoutMs`.
+   * Makes a seal due within SEAL_EAGER_MS.
+   */
+  async wait(shard: number, seq: number, timeoutMs: number): Promise<boolean> {
+    const state = await this.#load()
+    if (this.#isIndexed(state, shard, seq)) return true
+    const { promise, resolve } = Promise.withResolvers<boolean>()
+    const waiter = { shard, seq, resolve }
+    this.#waiters.add(waiter)
+    const timer = setTimeout(() => resolve(false), timeoutMs)
+    if (this.#eagerAt === null) {
+      const delay = state.node.config.sealEagerMs
+      this.#eagerAt = Date.now() + delay
+      setTimeout(() => this.ctx.waitUntil(this.#askEagerly(shard)), delay)
+    }
+    try {
+      return await promise
+    } finally {
+      clearTimeout(timer)
+      this.#waiters.delete(waiter)
+    }
+  }
+
+  async #askEagerly(shard: number): Promise<void> {
+    try {
+      const state = await this.#load()
+      await this.#peek(state, shard)
+      this.#askedAt = 0
+      await this.#schedule(state)
+    } catch (error) {
+      console.error(
+        JSON.stringify({ level: 'error', msg: 'eager seal not asked', error: String(error) }),
+      )
+    }
+  }
+
+  /**
+   * Seals every batch that is due, resuming one that was begun. `force` seals whatever waits.
+   * Throws what failed; the same assignment is retried by the next call.
+   */
+  async seal(force = false): Promise<SealReport> {
+    if (this.#sealing !== null) {
+      await this.#sealing
+      // What came in during that run is due by its own rules.
+    }
+    this.#sealing ??= this.#sealAll(force).finally(() => {
+      this.#sealing = null
+    })
+    return this.#sealing
+  }
+
+  async #sealAll(force: boolean): Promise<SealReport> {
+    let batches = 0
+    let events = 0
+    let sealMs = 0
+    let indexMs = 0
+    try {
+      const state = await this.#load()
+      indexMs += await this.#indexPending(state)
+      for (; batches < BATCHES_PER_CALL; batches++) {
+        const startedAt = Date.now()
+        const assignment = this.#assigned() ?? (await this.#assign(state, force))
+        if (assignment === null) break
+        events += await this.#sealOne(state, assignment)
+        sealMs += Date.now() - startedAt
+        indexMs += await this.#indexPending(state)
+      }
+      await this.#schedule(state)
+      return { batches, events, height: state.head.height, sealMs, indexMs }
+    } catch (error) {
+      this.#forgetMemory()
+      await this.#setAlarm(Date.now() + RETRY_AFTER_MS)
+      throw error
+    }
+  }
+
+  /** Steps 2 to 4. Returns the number of events sealed. */
+  async #sealOne(state: State, assignment: Assignment): Promise<number> {
+    const { node } = state
+    const written = await this.#write(state, assignment)
+    const size = written.edge.size
+    const root = rootOfEdge(written.edge)
+    const checkpoint = await signCheckpoint(
+      { origin: node.config.origin, size, root, extensions: [] },
+      node.log,
+    )
+    const batch = {
+      origin: node.config.origin,
+      height: assignment.height,
+      firstIndex: state.head.size,
+      count: written.count,
+      treeSize: size,
+      root,
+      previousRoot: fromHex(state.head.root),
+      batchRoot: written.batchRoot,
+      sealedAt: assignment.sealedAt,
+    }
+    const record: BatchRecord = {
+      height: batch.height,
+      firstIndex: batch.firstIndex,
+      count: batch.count,
+      treeSize: size,
+      root: toHex(root),
+      sealedAt: batch.sealedAt,
+      manifest: await signManifest(node.identity, batch),
+      checkpoint,
+      parts: written.parts,
+    }
+    await recordBatch(this.env, record)
+    this.#swap(state, assignment, written, record)
+    return written.count
+  }
+
+  /** Step 1: which events, in which order, at what time. Durable before anything is built from it. */
+  async #assign(state: State, force: boolean): Promise<Assignment | null> {
+    const { config } = state.node
+    for (let shard = 0; shard < config.intakeShards; shard++) await this.#peek(state, shard)
+    const waiting = this.#waiting(state)
+    const dueAt = sealDueAt(waiting, {
+      maxItems: config.sealBatchMaxItems,
+      maxIntervalMs: config.sealBatchMaxIntervalMs,
+    })
+    const nowAt = Date.now()
+    if (dueAt === null || (dueAt > nowAt && !force)) return null
+    const ranges: [number, number, number][] = []
+    let left = config.sealBatchMaxItems
+    for (const [shard, peek] of [...this.#peeks].sort(([a], [b]) => a - b)) {
+      const from = state.head.cursors[shard]!
+      const to = Math.min(peek.nextSeq, from + left)
+      if (to > from) ranges.push([shard, from, to])
+      left -= to - from
+    }
+    const assignment = {
+      height: state.head.height + 1,
+      // A log's times never run backwards, whatever the clock does.
+      sealedAt: Math.max(nowAt, state.head.sealedAt),
+      ranges,
+    }
+    this.ctx.storage.sql.exec(
+      'INSERT INTO assignment (id, height, sealed_at, ranges) VALUES (1, ?, ?, ?)',
+      assignment.height,
+      assignment.sealedAt,
+      JSON.stringify(ranges),
+    )
+    this.#eagerAt = null
+    return assignment
+  }
+
+  /** Step 2: tiles, entry bundles and events of the batch to R2, a part at a time so that memory stays flat. */
+  async #write(state: State, assignment: Assignment): Promise<Written> {
+    const writes = new Writes()
+    const put = (key: string, bytes: Uint8Array, type: string): Promise<void> =>
+      writes.add(() => putImmutable(this.env.BUCKET, key, bytes, type))
+    let edge = state.edge
+    let entries = state.entries
+    let parts = 0
+    const leaves: Uint8Array[] = []
+    for (const [shard, from, to] of assignment.ranges) {
+      const pool = this.env.POOL.getByName(String(shard))
+      for (let next = from; next < to;) {
+        const slice = await pool.read(next, to, PART_BYTES)
+        next += slice.count
+        await put(
+          eventsKey(assignment.height, parts++),
+          lines(slice.lengths, slice.data),
+          'application/x-ndjson',
+        )
+        const hashes = splitHashes(slice.eventHashes)
+        const packed = leafHashes(hashes)
+        leaves.push(packed)
+        const full: [number, number, Uint8Array][] = []
+        const firstBundle = Math.floor(edge.size / TILE_WIDTH)
+        edge = append(edge, packed, (level, index, bytes) => full.push([level, index, bytes]))
+        for (const [level, index, bytes] of full) {
+          await put(`log/${tilePath(level, index)}`, bytes, 'application/octet-stream')
+        }
+        const rest = concat(entries, slice.eventHashes)
+        const bundles = Math.floor(rest.length / (TILE_WIDTH * ENTRY_BYTES))
+        for (let i = 0; i < bundles; i++) {
+          const raw = rest.subarray(
+            i * TILE_WIDTH * ENTRY_BYTES,
+            (i + 1) * TILE_WIDTH * ENTRY_BYTES,
+          )
+          await put(
+            `log/${tilePath('entries', firstBundle + i)}`,
+            encodeEntries(splitHashes(raw)),
+            'application/octet-stream',
+          )
+        }
+        entries = rest.slice(bundles * TILE_WIDTH * ENTRY_BYTES)
+      }
+    }
+    for (const tile of edgeTiles(edge)) {
+      await put(
+        `log/${tilePath(tile.level, tile.index, tile.width)}`,
+        tile.bytes,
+        'application/octet-stream',
+      )
+    }
+    if (entries.length > 0) {
+      const path = tilePath(
+        'entries',
+        Math.floor(edge.size / TILE_WIDTH),
+        entries.length / ENTRY_BYTES,
+      )
+      await put(`log/${path}`, encodeEntries(splitHashes(entries)), 'application/octet-stream')
+    }
+    await writes.done()
+    return {
+      edge,
+      entries,
+      parts,
+      count: edge.size - state.edge.size,
+      batchRoot: rootOf(concat(...leaves)),
+    }
+  }
+
+  /** Step 4: the commit point. Throws `bad-state` if another writer moved the head. */
+  #swap(state: State, assignment: Assignment, written: Written, record: BatchRecord): void {
+    const cursors = [...state.head.cursors]
+    for (const [shard, , to] of assignment.ranges) cursors[shard] = to
+    const sql = this.ctx.storage.sql
+    this.ctx.storage.transactionSync(() => {
+      const height = sql.exec<{ height: number }>('SELECT height FROM head').one().height
+      if (height !== record.height - 1) {
+        throw new VaultMeshError(
+          'bad-state',
+          `The head moved to ${height} while batch ${record.height} was sealed.`,
+        )
+      }
+      sql.exec(
+        'UPDATE head SET height = ?, size = ?, root = ?, checkpoint = ?, sealed_at = ?, cursors = ?',
+        record.height,
+        record.treeSize,
+        record.root,
+        record.checkpoint,
+        record.sealedAt,
+        JSON.stringify(cursors),
+      )
+      sql.exec('DELETE FROM edge')
+      for (const [level, hashes] of written.edge.levels) {
+        sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', level, hashes)
+      }
+      sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', ENTRIES, written.entries)
+      sql.exec('DELETE FROM assignment')
+    })
+    state.head = {
+      height: record.height,
+      size: record.treeSize,
+      root: record.root,
+      checkpoint: record.checkpoint,
+      sealedAt: record.sealedAt,
+      indexedHeight: state.head.indexedHeight,
+      cursors,
+    }
+    state.edge = written.edge
+    state.entries = written.entries
+    this.#backUpCheckpoint()
+  }
+
+  /** Step 5 for the newest batch, if it is not indexed yet. Returns the milliseconds it took. */
+  async #indexPending(state: State): Promise<number> {
+    if (state.head.indexedHeight === state.head.height) return 0
+    const startedAt = Date.now()
+    const height = state.head.height
+    const batch = await this.env.DB.prepare(
+      'SELECT first_index AS firstIndex, parts FROM batches WHERE height = ?',
+    )
+      .bind(height)
+      .first<{ firstIndex: number; parts: number }>()
+    if (batch === null) throw new VaultMeshError('bad-state', `D1 lacks batch ${height}.`)
+    let firstIndex = batch.firstIndex
+    for (let part = 0; part < batch.parts; part++) {
+      firstIndex += await indexPart(this.env, { height, part, firstIndex }, this.#names)
+    }
+    if (firstIndex !== state.head.size) {
+      throw new VaultMeshError(
+        'bad-state',
+        `The events of batch ${height} end at ${firstIndex}, not ${state.head.size}.`,
+      )
+    }
+    await this.env.DB.prepare('UPDATE batches SET committed = 1 WHERE height = ?')
+      .bind(height)
+      .run()
+    for (const [shard, cursor] of state.head.cursors.entries()) {
+      if (cursor > 0) await this.env.POOL.getByName(String(shard)).forget(cursor)
+    }
+    this.ctx.storage.sql.exec('UPDATE head SET indexed_height = ?', height)
+    state.head = { ...state.head, indexedHeight: height }
+    for (const waiter of this.#waiters) {
+      if (this.#isIndexed(state, waiter.shard, waiter.seq)) waiter.resolve(true)
+    }
+    return Date.now() - startedAt
+  }
+
+  #isIndexed(state: State, shard: number, seq: number): boolean {
+    return state.head.indexedHeight === state.head.height && seq < (state.head.cursors[shard] ?? 0)
+  }
+
+  async #peek(state: State, shard: number): Promise<void> {
+    const cursor = state.head.cursors[shard]
+    if (cursor === undefined)
+      throw new VaultMeshError('bad-config', `INTAKE_SHARDS: there is no shard ${shard}.`)
+    this.#peeks.set(shard, await this.env.POOL.getByName(String(shard)).peek(cursor))
+  }
+
+  #waiting(state: State): Waiting {
+    let count = 0
+    let oldestAt: number | null = null
+    for (const [shard, peek] of this.#peeks) {
+      const here = peek.nextSeq - state.head.cursors[shard]!
+      if (here <= 0 || peek.oldestAt === null) continue
+      count += here
+      oldestAt = oldestAt === null ? peek.oldestAt : Math.min(oldestAt, peek.oldestAt)
+    }
+    return { count, oldestAt, eagerAt: this.#eagerAt }
+  }
+
+  /** Sends a seal message if one is due, else sets the alarm for when it will be; the same for anchors. */
+  async #schedule(state: State): Promise<void> {
+    const { config } = state.node
+    const nowAt = Date.now()
+    const dueAt = sealDueAt(this.#waiting(state), {
+      maxItems: config.sealBatchMaxItems,
+      maxIntervalMs: config.sealBatchMaxIntervalMs,
+    })
+    let alarmAt: number | null = await this.#scheduleAnchors(state, nowAt)
+    if (
+      dueAt !== null ||
+      this.#assigned() !== null ||
+      state.head.indexedHeight < state.head.height
+    ) {
+      if (dueAt !== null && dueAt > nowAt && this.#assigned() === null) {
+        alarmAt = Math.min(alarmAt ?? dueAt, dueAt)
+      } else {
+        if (nowAt - this.#askedAt >= ASK_EVERY_MS) {
+          this.#askedAt = nowAt
+          await this.env.SEAL_QUEUE.send({ reason: 'due' })
+        }
+        alarmAt = Math.min(alarmAt ?? Infinity, nowAt + RETRY_AFTER_MS)
+      }
+    }
+    if (alarmAt !== null) await this.#setAlarm(alarmAt)
+  }
+
+  /** Anchors the newest root when its interval has passed; returns when to look again, if ever. */
+  async #scheduleAnchors(state: State, nowAt: number): Promise<number | null> {
+    const { config } = state.node
+    if (!config.rails.includes('TSA') || state.head.indexedHeight === 0) return null
+    const sql = this.ctx.storage.sql
+    const last = sql
+      .exec<{ size: number; at: number }>('SELECT size, at FROM anchored')
+      .toArray()[0]
+    if (last !== undefined && last.size >= state.head.size) return null
+    const dueAt = (last?.at ?? 0) + config.anchorTsaIntervalMs
+    if (dueAt > nowAt) return dueAt
+    await enqueueAnchors(this.env, config, state.head, nowAt)
+    sql.exec(
+      'INSERT INTO anchored (id, size, at) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE SET size = excluded.size, at = excluded.at',
+      state.head.size,
+      nowAt,
+    )
+    return null
+  }
+
+  async #setAlarm(at: number): Promise<void> {
+    // An earlier alarm stays: it looks at everything and sets the next one.
+    if (this.#alarmAt !== null && this.#alarmAt <= at && this.#alarmAt > Date.now() - 1000) return
+    this.#alarmAt = at
+    await this.ctx.storage.setAlarm(at)
+  }
+
+  override async alarm(): Promise<void> {
+    this.#alarmAt = null
+    try {
+      await this.sweep()
+    } catch (error) {
+      console.error(
+        JSON.stringify({ level: 'error', msg: 'sequencer alarm failed', error: String(error) }),
+      )
+      this.#forgetMemory()
+      await this.#setAlarm(Date.now() + RETRY_AFTER_MS)
+    }
+  }
+
+  /** Looks at every shard and schedules what is due: what the alarm and the cron do. */
+  async sweep(): Promise<void> {
+    const state = await this.#load()
+    for (let shard = 0; shard < state.node.config.intakeShards; shard++)
+      await this.#peek(state, shard)
+    this.#askedAt = 0
+    await this.#schedule(state)
+  }
+
+  /** The stored state in words, for fsck. */
+  async audit(): Promise<{
+    head: Head
+    cursors: readonly number[]
+    edge: readonly { readonly level: number; readonly hashes: string }[]
+    assignment: Assignment | null
+  }> {
+    const { head, edge } = await this.#load()
+    const { cursors, ...shown } = head
+    return {
+      head: shown,
+      cursors,
+      edge: [...edge.levels].map(([level, hashes]) => ({ level, hashes: toHex(hashes) })),
+      assignment: this.#assigned(),
+    }
+  }
+
+  #assigned(): Assignment | null {
+    const row = this.ctx.storage.sql
+      .exec<{ height: number; sealed_at: number; ranges: string }>(
+        'SELECT height, sealed_at, ranges FROM assignment',
+      )
+      .toArray()[0]
+    if (row === undefined) return null
+    return {
+      height: row.height,
+      sealedAt: row.sealed_at,
+      ranges: JSON.parse(row.ranges) as Assignment['ranges'],
+    }
+  }
+
+  #load(): Promise<State> {
+    this.#state ??= this.#read().catch((error: unknown) => {
+      this.#state = null
+      throw error
+    })
+    return this.#state
+  }
+
+  async #read(): Promise<State> {
+    const node = await nodeOf(this.env)
+    await this.#bind(node)
+    const sql = this.ctx.storage.sql
+    const row = sql
+      .exec<{
+        height: number
+        size: number
+        root: string
+        checkpoint: string
+        sealed_at: number
+        cursors: string
+        indexed_height: number
+      }>('SELECT * FROM head')
+      .one()
+    let entries: Uint8Array = new Uint8Array(0)
+    const levels: [number, Uint8Array][] = []
+    for (const { level, hashes } of sql.exec<{ level: number; hashes: ArrayBuffer }>(
+      'SELECT level, hashes FROM edge',
+    )) {
+      if (level === ENTRIES) entries = new Uint8Array(hashes)
+      else levels.push([level, new Uint8Array(hashes)])
+    }
+    const edge = restoreEdge(row.size, levels)
+    if (
+      toHex(rootOfEdge(edge)) !== row.root ||
+      entries.length !== (row.size % TILE_WIDTH) * ENTRY_BYTES
+    ) {
+      throw new VaultMeshError('bad-state', 'The stored edge does not lead to the stored root.')
+    }
+    return {
+      node,
+      edge,
+      entries,
+      head: {
+        height: row.height,
+        size: row.size,
+        root: row.root,
+        checkpoint: row.checkpoint,
+        sealedAt: row.sealed_at,
+        indexedHeight: row.indexed_height,
+        cursors: JSON.parse(row.cursors) as number[],
+      },
+    }
+  }
+
+  /** First start: writes what this log is. Later: refuses to be another one. */
+  async #bind(node: NodeContext): Promise<void> {
+    const wanted = {
+      origin: node.config.origin,
+      vkey: node.vkey,
+      shards: String(node.config.intakeShards),
+    }
+    const sql = this.ctx.storage.sql
+    const stored = new Map(
+      sql
+        .exec<{ k: string; v: string }>('SELECT k, v FROM config')
+        .toArray()
+        .map((r) => [r.k, r.v]),
+    )
+    for (const [key, value] of Object.entries(wanted)) {
+      const was = stored.get(key)
+      if (was !== undefined && was !== value) {
+        const name =
+          key === 'shards' ? 'INTAKE_SHARDS' : key === 'origin' ? 'ORIGIN' : 'NODE_SECRET'
+        throw new VaultMeshError(
+          'bad-config',
+          `${name}: this log was started with ${key} ${was}, not ${value}.`,
+          {
+            extra: { key: name },
+          },
+        )
+      }
+    }
+    if (stored.size > 0) return
+    const checkpoint = await signCheckpoint(
+      { origin: node.config.origin, size: 0, root: emptyRoot, extensions: [] },
+      node.log,
+    )
+    this.ctx.storage.transactionSync(() => {
+      for (const [key, value] of Object.entries(wanted))
+        sql.exec('INSERT INTO config (k, v) VALUES (?, ?)', key, value)
+      sql.exec(
+        'INSERT INTO head (id, height, size, root, checkpoint, sealed_at, cursors, indexed_height) VALUES (1, 0, 0, ?, ?, 0, ?, 0)',
+        toHex(emptyRoot),
+        checkpoint,
+        JSON.stringify(Array.from({ length: node.config.intakeShards }, () => 0)),
+      )
+    })
+  }
+
+  #forgetMemory(): void {
+    this.#state = null
+    this.#peeks.clear()
+    this.#askedAt = 0
+  }
+
+  /** Copies the checkpoint to R2, at most once a second and never in a seal's way. */
+  #backUpCheckpoint(): void {
+    if (this.#backup !== null) return
+    const delay = Math.max(0, this.#backedUpAt + BACKUP_EVERY_MS - Date.now())
+    this.#backup = setTimeout(() => {
+      this.#backup = null
+      this.#backedUpAt = Date.now()
+      this.ctx.waitUntil(
+        this.#load()
+          .then(({ head }) =>
+            this.env.BUCKET.put('log/checkpoint', head.checkpoint, {
+              httpMetadata: { contentType: 'text/plain; charset=utf-8' },
+            }),
+          )
+          .then(() => undefined)
+          .catch((error: unknown) => {
+            console.error(
+              JSON.stringify({
+                level: 'warn',
+                msg: 'checkpoint backup failed',
+                error: String(error),
+              }),
+            )
+          }),
+      )
+    }, delay)
+  }
+}
+
+/** Events as NDJSON: each followed by a newline. */
+function lines(lengths: Uint32Array, data: Uint8Array): Uint8Array {
+  const out = new Uint8Array(data.length + lengths.length)
+  let from = 0
+  let to = 0
+  for (const length of lengths) {
+    out.set(data.subarray(from, from + length), to)
+    from += length
+    to += length
+    out[to++] = 0x0a
+  }
+  return out
+}
+
+function splitHashes(packed: Uint8Array): Uint8Array[] {
+  const out: Uint8Array[] = []
+  for (let at = 0; at < packed.length; at += ENTRY_BYTES)
+    out.push(packed.subarray(at, at + ENTRY_BYTES))
+  return out
+}

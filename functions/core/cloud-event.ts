@@ -1,0 +1,86 @@
+/**
+ * The payload of an event: one CloudEvents 1.0 JSON object (CloudEvents 1.0.2 §3, JSON format §2).
+ *
+ * The schema below is the only description of it: it validates at intake and it is what
+ * /openapi.json publishes. Attribute names are lowercase ASCII letters and digits (§3.1).
+ */
+
+import * as z from 'zod'
+import { VaultMeshError } from '#core/errors.ts'
+import { parseTime } from '#core/time.ts'
+import type { Json } from '#core/strict-json.ts'
+
+/** Longest id, source, type and subject in characters: each is an index key; B-tree pages hold 4 KiB. */
+export const MAX_ATTRIBUTE_CHARS = 1024
+
+/** CloudEvents 1.0 §3.1 String: no control characters, unpaired surrogates or non-characters. */
+const FORBIDDEN = /[\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff]|\p{Surrogate}/u
+
+const attribute = z
+  .string()
+  .min(1)
+  .max(MAX_ATTRIBUTE_CHARS)
+  .refine((text) => !FORBIDDEN.test(text), 'holds a character that CloudEvents §3.1 forbids')
+
+/** CloudEvents 1.0 with the attributes that VaultMesh needs; extensions are scalars. */
+export const cloudEventSchema = z
+  .object({
+    specversion: z.literal('1.0'),
+    id: attribute.describe('unique within source; (source, id) is the identity of the event'),
+    source: attribute.describe('the DID of the signer: kid without its fragment, byte for byte'),
+    type: attribute,
+    time: z.string().max(64).describe('RFC 3339, at most 300 s ahead of the node'),
+    subject: attribute.optional(),
+    dataschema: z.string().min(1).max(2048).optional(),
+    datacontenttype: z.string().min(1).max(256).optional(),
+    data: z.unknown().optional(),
+    data_base64: z.string().optional(),
+  })
+  .catchall(z.union([z.string(), z.number(), z.boolean()]))
+  .meta({ id: 'CloudEvent' })
+
+/** The attributes that intake and index use. */
+export interface CloudEvent {
+  readonly id: string
+  readonly source: string
+  readonly type: string
+  readonly subject: string | null
+  /** `time` as epoch milliseconds. */
+  readonly timeAt: number
+}
+
+/** Checks `value` and returns what intake needs; throws `bad-event` naming the attribute. */
+export function parseCloudEvent(value: Json): CloudEvent {
+  const parsed = cloudEventSchema.safeParse(value)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    const where = issue.path.length === 0 ? 'the payload' : `"${issue.path.join('.')}"`
+    throw new VaultMeshError('bad-event', `CloudEvents: ${where}: ${issue.message}.`)
+  }
+  const event = parsed.data
+  for (const name in event) {
+    if (name !== 'data_base64' && !/^[a-z0-9]+$/.test(name)) {
+      throw new VaultMeshError(
+        'bad-event',
+        `CloudEvents: attribute ${JSON.stringify(name.slice(0, 64))} is not lowercase letters and digits (CloudEvents 1.0 §3.1).`,
+      )
+    }
+  }
+  if (event.data !== undefined && event.data_base64 !== undefined) {
+    throw new VaultMeshError(
+      'bad-event',
+      'CloudEvents: "data" and "data_base64" exclude each other.',
+    )
+  }
+  const timeAt = parseTime(event.time)
+  if (timeAt === null) {
+    throw new VaultMeshError('bad-event', 'CloudEvents: "time" is not an RFC 3339 timestamp.')
+  }
+  return {
+    id: event.id,
+    source: event.source,
+    type: event.type,
+    subject: event.subject ?? null,
+    timeAt,
+  }
+}

@@ -1,0 +1,153 @@
+/**
+ * Every variable a node reads, in one schema; a bad one stops the start and is named.
+ *
+ * Names are interface: the plan's own words stay as they are (`HARbINGER_SIG_REQUIRED` with its
+ * small b is accepted beside the spelling below). Values arrive as strings, as bindings or env do.
+ */
+
+import * as z from 'zod'
+import { canonicalDid, parseDid } from '#core/did.ts'
+import { VaultMeshError } from '#core/errors.ts'
+
+const integer = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d{1,15}$/, 'must be a whole number')
+    .transform(Number)
+    .refine((n) => n >= min && n <= max, `must be between ${min} and ${max}`)
+const flag = z.enum(['0', '1']).transform((v) => v === '1')
+const list = z.string().transform((v) =>
+  v
+    .split(',')
+    .map((s) => s.trim())
+    .filter((s) => s !== ''),
+)
+
+const schema = z.object({
+  NODE_ID: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9.-]{0,62}$/, 'must be a host-name-like label')
+    .default('vm-node-01'),
+  ORIGIN: z
+    .string()
+    .regex(/^[^\s+\p{White_Space}]{1,255}$/u, 'must be a schema-less URL without spaces or +')
+    .refine((v) => !v.includes('://'), 'must be schema-less: no https://'),
+  NODE_DID: z.string().default(''),
+  NETWORK: z.enum(['dev', 'production']).default('dev'),
+  HARBINGER_SIG_REQUIRED: flag.default(true),
+  INTAKE_SHARDS: integer(1, 256).default(16),
+  INTAKE_ALLOW: list.default(['*']),
+  INTAKE_MAX_AGE_S: integer(0, 1e9).default(0),
+  INTAKE_BACKLOG_MAX: integer(1000, 1e8).default(500_000),
+  RATE_LIMIT_DID: integer(0, 1e9).default(60_000),
+  RATE_LIMIT_IP: integer(0, 1e9).default(120_000),
+  CLIENT_IP_HEADER: z
+    .string()
+    .regex(/^[a-z0-9-]*$/, 'must be a lowercase header name or empty')
+    .default('cf-connecting-ip'),
+  SEAL_BATCH_MAX_ITEMS: integer(1, 1_000_000).default(5000),
+  SEAL_BATCH_MAX_INTERVAL_MS: integer(10, 86_400_000).default(120_000),
+  SEAL_PROMISE_SLACK_MS: integer(0, 604_800_000).default(600_000),
+  SEAL_EAGER_MS: integer(0, 60_000).default(250),
+  ANCHOR_TSA_INTERVAL_MS: integer(100, 86_400_000).default(60_000),
+  RAILS: list.default([]),
+  TSA_URLS: list.default([]),
+  TSA_ROOTS: z.string().default(''),
+  PUBLIC_EVENTS: flag.default(true),
+})
+
+/** A node's settings, parsed. */
+export interface Config {
+  readonly nodeId: string
+  readonly origin: string
+  /** The DID the operator expects, or empty. */
+  readonly nodeDid: string
+  readonly network: 'dev' | 'production'
+  readonly sigRequired: boolean
+  readonly intakeShards: number
+  /** Canonical DIDs that may post, or null for anybody. */
+  readonly intakeAllow: ReadonlySet<string> | null
+  readonly intakeMaxAgeMs: number
+  readonly intakeBacklogMax: number
+  /** Events a minute per DID and per IP; 0 is off. */
+  readonly rateLimitDid: number
+  readonly rateLimitIp: number
+  readonly clientIpHeader: string
+  readonly sealBatchMaxItems: number
+  readonly sealBatchMaxIntervalMs: number
+  readonly sealPromiseSlackMs: number
+  readonly sealEagerMs: number
+  readonly anchorTsaIntervalMs: number
+  /** Rails an event must be anchored on to be final, e.g. ['TSA']. */
+  readonly rails: readonly 'TSA'[]
+  readonly tsaUrls: readonly string[]
+  /** PEM certificates that timestamp chains must end in. */
+  readonly tsaRoots: readonly string[]
+  readonly publicEvents: boolean
+}
+
+/** The settings in `env`; throws `bad-config` naming the first bad key. */
+export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
+  const raw: Record<string, unknown> = {}
+  for (const key of Object.keys(schema.shape)) if (env[key] !== undefined) raw[key] = env[key]
+  raw['HARBINGER_SIG_REQUIRED'] ??= env['HARbINGER_SIG_REQUIRED']
+  const parsed = schema.safeParse(raw)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    throw bad(issue.path.join('.'), issue.message)
+  }
+  const v = parsed.data
+  const rails = v.RAILS.map((rail) => rail.toUpperCase())
+  for (const rail of rails) if (rail !== 'TSA') throw bad('RAILS', `knows TSA, not "${rail}"`)
+  for (const url of v.TSA_URLS)
+    if (!URL.canParse(url)) throw bad('TSA_URLS', `"${url}" is not a URL`)
+  if (rails.includes('TSA') && v.TSA_URLS.length === 0)
+    throw bad('TSA_URLS', 'is empty but RAILS names TSA')
+  const tsaRoots =
+    v.TSA_ROOTS.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
+  if (rails.includes('TSA') && tsaRoots.length === 0)
+    throw bad('TSA_ROOTS', 'holds no PEM certificate')
+  return {
+    nodeId: v.NODE_ID,
+    origin: v.ORIGIN,
+    nodeDid: v.NODE_DID,
+    network: v.NETWORK,
+    sigRequired: v.HARBINGER_SIG_REQUIRED,
+    intakeShards: v.INTAKE_SHARDS,
+    intakeAllow: allowList(v.INTAKE_ALLOW),
+    intakeMaxAgeMs: v.INTAKE_MAX_AGE_S * 1000,
+    intakeBacklogMax: v.INTAKE_BACKLOG_MAX,
+    rateLimitDid: v.RATE_LIMIT_DID,
+    rateLimitIp: v.RATE_LIMIT_IP,
+    clientIpHeader: v.CLIENT_IP_HEADER,
+    sealBatchMaxItems: v.SEAL_BATCH_MAX_ITEMS,
+    sealBatchMaxIntervalMs: v.SEAL_BATCH_MAX_INTERVAL_MS,
+    sealPromiseSlackMs: v.SEAL_PROMISE_SLACK_MS,
+    sealEagerMs: v.SEAL_EAGER_MS,
+    anchorTsaIntervalMs: v.ANCHOR_TSA_INTERVAL_MS,
+    rails: [...new Set(rails)] as 'TSA'[],
+    tsaUrls: v.TSA_URLS,
+    tsaRoots,
+    publicEvents: v.PUBLIC_EVENTS,
+  }
+}
+
+function allowList(entries: readonly string[]): ReadonlySet<string> | null {
+  if (entries.includes('*')) return null
+  for (const did of entries) {
+    try {
+      parseDid(did)
+    } catch (cause) {
+      throw new VaultMeshError(
+        'bad-config',
+        `INTAKE_ALLOW: "${did.slice(0, 80)}" is neither * nor a DID.`,
+        { cause },
+      )
+    }
+  }
+  return new Set(entries.map(canonicalDid))
+}
+
+function bad(key: string, why: string): VaultMeshError {
+  return new VaultMeshError('bad-config', `${key}: ${why}.`, { extra: { key } })
+}

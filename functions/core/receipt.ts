@@ -1,0 +1,326 @@
+/**
+ * The receipt of an event: one file that proves, without any server of ours, that this event stands in
+ * this log at this position, and before which moments of outside time (design §5).
+ *
+ * Nothing in a receipt is believed because it is written there. Four steps, each named in the report:
+ *   event       the bytes hash to eventHash and carry a valid signature of their source
+ *   checkpoint  a key that the caller trusts signed (origin, treeSize, root)
+ *   inclusion   the leaf leads to that root (RFC 9162 §2.1.3.2)
+ *   anchors     that root, or one consistent with it (§2.1.4.2), existed before an outside moment
+ * The verdict names who would have to lie. The same code runs in Node, workerd and the browser.
+ */
+
+import * as z from 'zod'
+import {
+  anchorReceiptSchema,
+  verifyAnchorReceipt,
+  type AnchorReceipt,
+} from '#core/anchor-receipt.ts'
+import { equal, fromUtf8, hashFromHex, toHex, utf8, type Hash } from '#core/bytes.ts'
+import { parseCheckpoint, verifyCheckpoint, type Checkpoint } from '#core/checkpoint.ts'
+import { verifyConsistencyProof } from '#core/consistency-proof.ts'
+import { EVENT_TYP, openEnvelope, verifyEnvelope } from '#core/envelope.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { verifyInclusionProof } from '#core/inclusion-proof.ts'
+import { leafHash } from '#core/merkle.ts'
+import { formatProofFile } from '#core/proof-file.ts'
+import { parseNote, parseVkey } from '#core/signed-note.ts'
+import { Signers } from '#core/signer.ts'
+
+const hashText = z.string().regex(/^sha256:[0-9a-f]{64}$/)
+const hex64 = z.string().regex(/^[0-9a-f]{64}$/)
+const size = z.int().nonnegative()
+
+/** A proof from the receipt's tree to a later, anchored one. */
+const consistencySchema = z.strictObject({ from: size, to: size, hashes: z.array(hex64).max(64) })
+
+/** A verified anchor as a receipt lists it. */
+const listedAnchorSchema = anchorReceiptSchema.extend({
+  consistencyProof: consistencySchema.optional(),
+})
+
+/** An anchor still under way: a view of the outbox, no evidence. */
+const pendingAnchorSchema = z.looseObject({
+  root: z.string(),
+  chain: z.enum(['BTC', 'EVM', 'TSA']),
+  network: z.string(),
+  status: z.enum(['pending', 'submitted', 'included', 'reorged', 'failed']),
+})
+
+/** The receipt as JSON. */
+export const receiptSchema = z
+  .strictObject({
+    v: z.literal(1),
+    eventHash: hashText,
+    eventId: z.string(),
+    source: z.string(),
+    status: z.enum(['sealed', 'anchored', 'final']),
+    origin: z.string().min(1).max(255),
+    height: z.int().positive(),
+    leafIndex: size,
+    treeSize: z.int().positive(),
+    root: hashText,
+    inclusionProof: z.array(hex64).max(64),
+    checkpoint: z.string().max(1_048_576),
+    anchors: z.array(z.union([listedAnchorSchema, pendingAnchorSchema])).max(64),
+  })
+  .meta({ id: 'Receipt' })
+
+export type Receipt = z.infer<typeof receiptSchema>
+export type ListedAnchor = z.infer<typeof listedAnchorSchema>
+export type PendingAnchor = z.infer<typeof pendingAnchorSchema>
+
+/** Whom the verifying party trusts. */
+export interface ReceiptTrust {
+  /** Verifier keys of logs (`name+hex+base64`). */
+  readonly vkeys: readonly string[]
+  /** PEM certificates that timestamp chains must end in. */
+  readonly tsaRoots: readonly string[]
+}
+
+/** One line of the report. `ok` is null for what was not checked, with the reason in `detail`. */
+export interface Check {
+  readonly name: string
+  readonly ok: boolean | null
+  readonly detail: string
+}
+
+/** The outcome of `verifyReceipt`. Only `verified` is success. */
+export interface Report {
+  readonly verdict: 'verified' | 'refuted' | 'untrusted'
+  readonly checks: readonly Check[]
+  /** What was proven, and who would have to lie for it to be false. */
+  readonly sentence: string
+  /** Chains of the anchors that verified. */
+  readonly anchored: readonly string[]
+  /** The earliest outside moment before which the event stood in the log, epoch ms, or null. */
+  readonly beforeAt: number | null
+}
+
+/** Reads a receipt; throws `bad-receipt` naming the field. */
+export function parseReceipt(text: string): Receipt {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new VaultMeshError('bad-receipt', 'The receipt is not JSON.', { cause })
+  }
+  const parsed = receiptSchema.safeParse(value)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    throw new VaultMeshError(
+      'bad-receipt',
+      `Receipt field "${issue.path.join('.')}": ${issue.message}.`,
+    )
+  }
+  return parsed.data
+}
+
+/**
+ * Verifies a receipt offline, and the event's bytes against it when they are given.
+ * Never throws for a bad receipt: the report says what failed. Throws `bad-note` for an unreadable vkey
+ * of the caller's own trust.
+ */
+export async function verifyReceipt(
+  receipt: Receipt,
+  trust: ReceiptTrust,
+  event?: Uint8Array,
+): Promise<Report> {
+  const checks: Check[] = []
+  const eventHash = hashFromHex(receipt.eventHash.slice(7))
+  const fail = (name: string, error: unknown): Report => {
+    if (!(error instanceof VaultMeshError)) throw error
+    const untrusted = error.code === 'untrusted-key'
+    checks.push({ name, ok: false, detail: error.message })
+    return {
+      verdict: untrusted ? 'untrusted' : 'refuted',
+      checks,
+      sentence: untrusted
+        ? `Nothing was proven: ${error.message}`
+        : `Refuted at "${name}": ${error.message}`,
+      anchored: [],
+      beforeAt: null,
+    }
+  }
+
+  if (event === undefined) {
+    checks.push({
+      name: 'event',
+      ok: null,
+      detail: 'not given: the receipt speaks of its hash only',
+    })
+  } else {
+    try {
+      checks.push({ name: 'event', ok: true, detail: await checkEvent(event, receipt, eventHash) })
+    } catch (error) {
+      return fail('event', error)
+    }
+  }
+
+  let root: Hash
+  try {
+    root = await checkCheckpoint(receipt, trust)
+    checks.push({
+      name: 'checkpoint',
+      ok: true,
+      detail: `${receipt.origin} signed tree size ${receipt.treeSize}, root ${toHex(root).slice(0, 16)}…`,
+    })
+  } catch (error) {
+    return fail('checkpoint', error)
+  }
+
+  try {
+    verifyInclusionProof({
+      index: receipt.leafIndex,
+      size: receipt.treeSize,
+      leafHash: leafHash(eventHash),
+      proof: receipt.inclusionProof.map(hashFromHex),
+      root,
+    })
+    const length = receipt.inclusionProof.length
+    checks.push({
+      name: 'inclusion',
+      ok: true,
+      detail: `leaf ${receipt.leafIndex} of ${receipt.treeSize}, ${length} hashes`,
+    })
+  } catch (error) {
+    return fail('inclusion', error)
+  }
+
+  const anchored: string[] = []
+  const trusts: string[] = []
+  let beforeAt: number | null = null
+  for (const anchor of receipt.anchors) {
+    const name = `anchor ${anchor.chain} ${anchor.network}`
+    if (anchor.status !== 'verified') {
+      checks.push({ name, ok: null, detail: `${anchor.status}: under way, no evidence yet` })
+      continue
+    }
+    const { consistencyProof, ...bare } = anchor as ListedAnchor
+    try {
+      checkAnchoredRoot(receipt, root, bare, consistencyProof)
+      const verdict = await verifyAnchorReceipt(bare, trust)
+      if (verdict.outcome === 'refuted') {
+        throw new VaultMeshError('bad-proof', `${verdict.check}: ${verdict.reason}`)
+      }
+      if (verdict.outcome !== 'verified') {
+        checks.push({ name, ok: null, detail: verdict.reason })
+        continue
+      }
+      anchored.push(anchor.chain)
+      trusts.push(verdict.trust)
+      beforeAt = Math.min(beforeAt ?? Infinity, verdict.anchoredAt)
+      const later = consistencyProof === undefined ? '' : `, consistent with size ${bare.treeSize}`
+      checks.push({
+        name,
+        ok: true,
+        detail: `before ${bare.anchorTs}${later} (${verdict.checks.length} checks)`,
+      })
+    } catch (error) {
+      return fail(name, error)
+    }
+  }
+
+  return {
+    verdict: 'verified',
+    checks,
+    sentence: sentenceFor(receipt, beforeAt, trusts),
+    anchored,
+    beforeAt,
+  }
+}
+
+function sentenceFor(receipt: Receipt, beforeAt: number | null, trusts: readonly string[]): string {
+  const place = `The event is leaf ${receipt.leafIndex} of the log ${receipt.origin}`
+  if (beforeAt === null) {
+    return `${place}; the holder of the log's key vouches for it, and no outside time was proven.`
+  }
+  return `${place} and stood there before ${new Date(beforeAt).toISOString()}. ${trusts.join(' ')}`
+}
+
+async function checkEvent(event: Uint8Array, receipt: Receipt, eventHash: Hash): Promise<string> {
+  const open = await openEnvelope(event, new Signers(EVENT_TYP))
+  if (!equal(open.eventHash, eventHash)) {
+    throw new VaultMeshError('bad-proof', 'The bytes do not hash to the eventHash of the receipt.')
+  }
+  await verifyEnvelope(open)
+  if (open.event.id !== receipt.eventId || open.event.source !== receipt.source) {
+    throw new VaultMeshError('bad-proof', 'The receipt names another id or source than the event.')
+  }
+  return `${event.length} bytes hash to the leaf, signed by ${open.signer.did}`
+}
+
+async function checkCheckpoint(receipt: Receipt, trust: ReceiptTrust): Promise<Hash> {
+  const claimed = parseCheckpoint(parseNote(receipt.checkpoint).text)
+  const log = trust.vkeys.map(parseVkey).find((key) => key.name === claimed.origin)
+  if (log === undefined) {
+    throw new VaultMeshError(
+      'untrusted-key',
+      `You have named no key for the log ${claimed.origin}.`,
+    )
+  }
+  const { checkpoint } = await verifyCheckpoint(receipt.checkpoint, { log })
+  sameTree(receipt, checkpoint)
+  return checkpoint.root
+}
+
+function sameTree(receipt: Receipt, checkpoint: Checkpoint): void {
+  if (receipt.origin !== checkpoint.origin) {
+    throw new VaultMeshError('bad-proof', 'The receipt names another origin than its checkpoint.')
+  }
+  if (receipt.treeSize !== checkpoint.size || receipt.root !== `sha256:${toHex(checkpoint.root)}`) {
+    throw new VaultMeshError(
+      'bad-proof',
+      'The receipt names another size or root than its checkpoint.',
+    )
+  }
+}
+
+function checkAnchoredRoot(
+  receipt: Receipt,
+  root: Hash,
+  anchor: AnchorReceipt,
+  proof: z.infer<typeof consistencySchema> | undefined,
+): void {
+  const anchoredRoot = hashFromHex(anchor.root.slice(2))
+  if (proof === undefined) {
+    if (anchor.treeSize !== receipt.treeSize || !equal(anchoredRoot, root)) {
+      throw new VaultMeshError(
+        'bad-proof',
+        'The anchored root is another tree and no consistency proof leads there.',
+      )
+    }
+    return
+  }
+  if (proof.from !== receipt.treeSize || proof.to !== anchor.treeSize || proof.from >= proof.to) {
+    throw new VaultMeshError('bad-proof', 'The consistency proof is between other sizes.')
+  }
+  verifyConsistencyProof({
+    size1: proof.from,
+    size2: proof.to,
+    root1: root,
+    root2: anchoredRoot,
+    proof: proof.hashes.map(hashFromHex),
+  })
+}
+
+/** The receipt as C2SP `.tlog-proof` text; anchors ride in `extra`, where foreign verifiers skip them. */
+export function receiptAsProofFile(receipt: Receipt): string {
+  const extra = {
+    v: 1,
+    eventHash: receipt.eventHash,
+    height: receipt.height,
+    anchors: receipt.anchors,
+  }
+  return formatProofFile({
+    extra: utf8(JSON.stringify(extra)),
+    index: receipt.leafIndex,
+    proof: receipt.inclusionProof.map(hashFromHex),
+    checkpoint: receipt.checkpoint,
+  })
+}
+
+/** Receipt text from a file: JSON as served. */
+export function readReceipt(bytes: Uint8Array): Receipt {
+  return parseReceipt(fromUtf8(bytes))
+}

@@ -1,0 +1,229 @@
+/**
+ * From a protected header to somebody who can verify: the (alg, DID method) pairs of the design.
+ *
+ *   EdDSA  ↔ did:key Ed25519     WebCrypto, RFC 8037
+ *   ES256  ↔ did:key P-256       WebCrypto, RFC 7518 §3.4 (either s: stock libraries emit both)
+ *   ES256K ↔ did:key secp256k1   low s, RFC 8812
+ *   EIP191 ↔ did:pkh eip155      low s, v ∈ {27, 28}, externally owned accounts only
+ *
+ * A signer is cached under the exact text of the header: signers post many events with one header,
+ * and importing a key costs as much as using it. The cache is bounded and holds public data only.
+ */
+
+import { ed25519 } from '@noble/curves/ed25519.js'
+import { p256 } from '@noble/curves/nist.js'
+import { fromBase64Url, fromUtf8 } from '#core/bytes.ts'
+import { parseDid, type DidKey } from '#core/did.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import {
+  addressOf,
+  hotPoint,
+  plainPoint,
+  personalDigest,
+  recoverKey,
+  verifyDigest,
+  verifyRecoverable,
+  type HotPoint,
+} from '#core/secp256k1-signature.ts'
+import { sha256 } from '#core/sha256.ts'
+import { parseStrictJson } from '#core/strict-json.ts'
+
+/** The algorithms of events; any other `alg` is refused. */
+export type Alg = 'EdDSA' | 'ES256' | 'ES256K' | 'EIP191'
+
+/** Who signed, and how to check it. */
+export interface Signer {
+  readonly alg: Alg
+  readonly kid: string
+  /** The DID as written, without fragment. */
+  readonly did: string
+  /** The DID as identity and limits compare it. */
+  readonly canonical: string
+  /** Resolves to whether `signature` is this signer's over the ASCII signing input. */
+  verify(signingInput: Uint8Array, signature: Uint8Array): Promise<boolean>
+}
+
+const pairs: Record<Alg, DidKey['kind']> = {
+  EdDSA: 'ed25519',
+  ES256: 'p256',
+  ES256K: 'secp256k1',
+  EIP191: 'eip155',
+}
+
+/** Imported keys kept: 4,096 × ≈ 1 KiB = 4 MiB of a 128 MiB isolate. */
+const MAX_SIGNERS = 4096
+/** Precomputed points kept: 64 × ≈ 1 MiB (4,224 points of two 256-bit coordinates and overhead). */
+const MAX_HOT_POINTS = 64
+/** A table costs ≈ 10 ms and saves ≈ 0.25 ms a signature, so it pays from the 40th on. */
+const HOT_AFTER = 40
+
+/** A bounded memory of signers by protected header. One per isolate is enough. */
+export class Signers {
+  readonly #signers = new Map<string, Signer>()
+  readonly #hot = new Map<string, HotPoint>()
+  readonly #typ: string
+
+  /** @param typ the only `typ` this cache accepts, e.g. `vm-event+jws` */
+  constructor(typ: string) {
+    this.#typ = typ
+  }
+
+  /**
+   * The signer of a base64url protected header.
+   * Throws `bad-encoding`, `bad-header` or `bad-did`.
+   */
+  async of(header: string): Promise<Signer> {
+    const known = this.#signers.get(header)
+    if (known !== undefined) return known
+    const signer = await this.#resolve(parseHeader(header, this.#typ))
+    if (this.#signers.size >= MAX_SIGNERS) evictOldest(this.#signers)
+    this.#signers.set(header, signer)
+    return signer
+  }
+
+  async #resolve({ alg, kid }: Header): Promise<Signer> {
+    const who = parseDid(kid)
+    if (who.kind !== pairs[alg]) {
+      throw new VaultMeshError('bad-header', `alg ${alg} does not go with a ${who.kind} key.`)
+    }
+    const base = { alg, kid, did: who.did, canonical: who.canonical }
+    switch (who.kind) {
+      case 'ed25519': {
+        const key = await importEd25519(who.key)
+        return { ...base, verify: (m, s) => verifyWebCrypto('Ed25519', key, s, m) }
+      }
+      case 'p256': {
+        const key = await importP256(who.key)
+        return { ...base, verify: (m, s) => verifyWebCrypto(ES256, key, s, m) }
+      }
+      case 'secp256k1': {
+        const plain = cheapPoint(() => who.key)
+        return {
+          ...base,
+          verify: async (m, s) => verifyDigest(sha256(m), s, this.#point(who.did, plain)),
+        }
+      }
+      case 'eip155':
+        return { ...base, verify: async (m, s) => this.#verifyAddress(who.address, m, s) }
+    }
+  }
+
+  /** The table of a signer who has posted often, else the bare point. */
+  #point(id: string, plain: CountedPoint): HotPoint {
+    const hot = this.#hot.get(id)
+    if (hot !== undefined) return hot
+    if (++plain.uses < HOT_AFTER) return plain.point()
+    if (this.#hot.size >= MAX_HOT_POINTS) evictOldest(this.#hot)
+    const point = hotPoint(plain.key())
+    this.#hot.set(id, point)
+    return point
+  }
+
+  readonly #addressKeys = new Map<string, CountedPoint>()
+
+  #verifyAddress(address: string, message: Uint8Array, signature: Uint8Array): boolean {
+    const digest = personalDigest(message)
+    const known = this.#addressKeys.get(address)
+    // Once an address has signed, its key is known, and verifying is cheaper than recovering.
+    if (known !== undefined)
+      return verifyRecoverable(digest, signature, this.#point(address, known))
+    const key = recoverKey(digest, signature)
+    if (key === null || addressOf(key) !== address) return false
+    if (this.#addressKeys.size >= MAX_SIGNERS) evictOldest(this.#addressKeys)
+    this.#addressKeys.set(
+      address,
+      cheapPoint(() => key),
+    )
+    return true
+  }
+}
+
+interface CountedPoint {
+  uses: number
+  key(): Uint8Array
+  point(): HotPoint
+}
+
+function cheapPoint(key: () => Uint8Array): CountedPoint {
+  let point: HotPoint | null = null
+  return { uses: 0, key, point: () => (point ??= plainPoint(key())) }
+}
+
+interface Header {
+  readonly alg: Alg
+  readonly kid: string
+}
+
+/**
+ * The protected header as RFC 7515 §4 and the design allow it: alg, kid, typ and nothing that would
+ * change how the rest is read (`crit`, `b64`) or who signed (`jwk`, `jku`, `x5u`, `x5c`, …).
+ */
+export function parseHeader(header: string, typ: string): Header {
+  const value = parseStrictJson(fromUtf8(fromBase64Url(header)))
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new VaultMeshError('bad-header', 'The protected header is not a JSON object.')
+  }
+  const fields = value as { readonly [key: string]: unknown }
+  for (const name of Object.keys(fields)) {
+    if (name !== 'alg' && name !== 'kid' && name !== 'typ') {
+      throw new VaultMeshError(
+        'bad-header',
+        `Header parameter ${JSON.stringify(name.slice(0, 64))} is refused; only alg, kid and typ are read.`,
+      )
+    }
+  }
+  if (fields['typ'] !== typ) {
+    throw new VaultMeshError('bad-header', `Header parameter "typ" must be "${typ}".`)
+  }
+  const alg = fields['alg']
+  if (typeof alg !== 'string' || !Object.hasOwn(pairs, alg)) {
+    throw new VaultMeshError(
+      'bad-header',
+      'Header parameter "alg" is not EdDSA, ES256, ES256K or EIP191.',
+    )
+  }
+  const kid = fields['kid']
+  if (typeof kid !== 'string')
+    throw new VaultMeshError('bad-header', 'Header parameter "kid" is missing.')
+  return { alg: alg as Alg, kid }
+}
+
+const ES256 = { name: 'ECDSA', hash: 'SHA-256' }
+
+async function verifyWebCrypto(
+  algorithm: 'Ed25519' | typeof ES256,
+  key: CryptoKey,
+  signature: Uint8Array,
+  message: Uint8Array,
+): Promise<boolean> {
+  if (signature.length !== 64) return false
+  return crypto.subtle.verify(algorithm, key, signature as BufferSource, message as BufferSource)
+}
+
+async function importEd25519(raw: Uint8Array): Promise<CryptoKey> {
+  // A small-order key would "sign" every message with one signature; WebCrypto lets it through.
+  try {
+    if (ed25519.Point.fromBytes(raw).isSmallOrder()) throw new Error('small order')
+  } catch (cause) {
+    throw new VaultMeshError('bad-did', 'The Ed25519 key is no usable point (RFC 8032 §5.1.3).', {
+      cause,
+    })
+  }
+  return crypto.subtle.importKey('raw', raw as BufferSource, 'Ed25519', false, ['verify'])
+}
+
+async function importP256(compressed: Uint8Array): Promise<CryptoKey> {
+  let raw: Uint8Array
+  try {
+    raw = p256.Point.fromBytes(compressed).toBytes(false)
+  } catch (cause) {
+    throw new VaultMeshError('bad-did', 'The P-256 key is no point of the curve.', { cause })
+  }
+  const curve = { name: 'ECDSA', namedCurve: 'P-256' }
+  return crypto.subtle.importKey('raw', raw as BufferSource, curve, false, ['verify'])
+}
+
+function evictOldest(map: Map<string, unknown>): void {
+  const oldest = map.keys().next()
+  if (!oldest.done) map.delete(oldest.value)
+}

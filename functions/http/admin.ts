@@ -1,0 +1,119 @@
+/**
+ * /admin: what an operator may do to a running node, behind ADMIN_TOKEN. Without the token configured
+ * these paths do not exist. A self-hosted node opens them on a local socket only (scripts/selfhost.ts).
+ */
+
+import * as z from 'zod'
+import { equal, utf8 } from '#core/bytes.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { sha256 } from '#core/sha256.ts'
+import { listDeadLetters, markReplayed } from '#store/alerts.ts'
+import { checkBatch, checkState } from '#store/fsck.ts'
+import { asVaultMeshError } from './problem.ts'
+import { json, route, type Call } from './route.ts'
+
+/** Throws unless the request carries the operator's token. */
+function operatorOnly(call: Call<unknown, unknown>): void {
+  const token = call.env.ADMIN_TOKEN
+  if (token === undefined || token === '')
+    throw new VaultMeshError('not-found', 'There is no such path.')
+  const given = /^Bearer (.+)$/.exec(call.request.headers.get('authorization') ?? '')?.[1] ?? ''
+  // Hashes have one length, so the comparison tells nothing about the token's.
+  if (!equal(sha256(utf8(given)), sha256(utf8(token)))) {
+    throw new VaultMeshError('unauthorized', 'The operator token is missing or wrong.')
+  }
+}
+
+const ok = { 200: { description: 'done', content: { 'application/json': z.looseObject({}) } } }
+
+/** POST /admin/seal: seal what waits now. */
+export const postSeal = route({
+  method: 'POST',
+  path: '/admin/seal',
+  tag: 'admin',
+  summary: 'Seal what waits now',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    try {
+      return json(await call.env.SEQUENCER.getByName('log').seal(true))
+    } catch (error) {
+      throw asVaultMeshError(error, 'storage-failed')
+    }
+  },
+})
+
+/** POST /admin/start: refuses to start under settings this log was not started with. */
+export const postStart = route({
+  method: 'POST',
+  path: '/admin/start',
+  tag: 'admin',
+  summary: 'Check that the settings fit the stored log',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    try {
+      return json(await call.env.SEQUENCER.getByName('log').ensureStarted())
+    } catch (error) {
+      throw asVaultMeshError(error, 'storage-failed')
+    }
+  },
+})
+
+/** GET /admin/fsck: Sequencer, pools and counts; then batch by batch with ?height=. */
+export const getFsck = route({
+  method: 'GET',
+  path: '/admin/fsck',
+  tag: 'admin',
+  summary: 'Re-derive the state, or one batch, and compare',
+  internal: true,
+  query: z.object({ height: z.coerce.number().int().min(1).optional() }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { env, node, query } = call
+    return json(
+      query.height === undefined
+        ? await checkState(env, node)
+        : await checkBatch(env, node, query.height),
+    )
+  },
+})
+
+/** GET /admin/dead-letters. */
+export const getDeadLetters = route({
+  method: 'GET',
+  path: '/admin/dead-letters',
+  tag: 'admin',
+  summary: 'Messages that a queue gave up on',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    return json({ deadLetters: await listDeadLetters(call.env.DB) })
+  },
+})
+
+/** POST /admin/dead-letters/replay: hastens what would be retried anyway. */
+export const postReplay = route({
+  method: 'POST',
+  path: '/admin/dead-letters/replay',
+  tag: 'admin',
+  summary: 'Send every dead letter again',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { env } = call
+    const letters = await listDeadLetters(env.DB)
+    for (const letter of letters) {
+      if (letter.queue === 'sealer-dlq') await env.SEAL_QUEUE.send({ reason: 'replay' })
+      else await env.ANCHOR_QUEUE.send(JSON.parse(letter.body) as { id: number })
+      // Marked after it was sent: a crash between the two sends it twice, which changes nothing.
+      await markReplayed(env.DB, letter.id, Date.now())
+    }
+    return json({ replayed: letters.length })
+  },
+})

@@ -1,0 +1,145 @@
+/**
+ * Batches: what each seal appended, its manifest, and its events.
+ */
+
+import * as z from 'zod'
+import { VaultMeshError } from '#core/errors.ts'
+import { isoTime } from '#core/time.ts'
+import { batchAt, listBatches, type BatchRecord } from '#store/batches.ts'
+import { eventsKey } from '#store/bucket.ts'
+import { IMMUTABLE, json, route } from './route.ts'
+
+const batchSchema = z
+  .object({
+    height: z.int(),
+    firstIndex: z.int(),
+    count: z.int(),
+    treeSize: z.int(),
+    root: z.string(),
+    sealedAt: z.string(),
+    manifest: z.string().describe('JWS vm-batch+jws by the node’s identity key'),
+    checkpoint: z.string().describe('signed note of the log at treeSize'),
+    links: z.object({ self: z.string(), events: z.string() }),
+  })
+  .meta({ id: 'Batch' })
+
+const height = z.coerce.number().int().min(1).max(Number.MAX_SAFE_INTEGER)
+
+/** GET /batches: newest first. */
+export const listRoute = route({
+  method: 'GET',
+  path: '/batches',
+  tag: 'batches',
+  summary: 'Sealed batches, newest first',
+  query: z.object({
+    below: height.optional().describe('only heights below this one'),
+    limit: z.coerce.number().int().min(1).max(1000).default(100),
+  }),
+  answers: {
+    200: {
+      description: 'a page; next is the value of below for the one after it',
+      content: {
+        'application/json': z
+          .object({ batches: z.array(batchSchema), next: z.int().nullable() })
+          .meta({ id: 'BatchPage' }),
+      },
+    },
+  },
+  async handle({ env, query }) {
+    const found = await listBatches(env.DB, query.below ?? Number.MAX_SAFE_INTEGER, query.limit)
+    const last = found.at(-1)
+    return json({
+      batches: found.map(shown),
+      next:
+        found.length === query.limit && last !== undefined && last.height > 1 ? last.height : null,
+    })
+  },
+})
+
+/** GET /batches/{height}: the manifest. */
+export const getBatch = route({
+  method: 'GET',
+  path: '/batches/{height}',
+  tag: 'batches',
+  summary: 'The manifest of a batch',
+  params: z.object({ height }),
+  answers: {
+    200: {
+      description: 'the batch; the bare manifest for Accept: application/jose',
+      content: { 'application/json': batchSchema, 'application/jose': null },
+    },
+    404: { description: 'no such batch' },
+  },
+  async handle({ env, params, request }) {
+    const batch = await existing(env, params.height)
+    if (/^application\/jose\b/.test(request.headers.get('accept') ?? '')) {
+      return new Response(batch.manifest, {
+        headers: { 'content-type': 'application/jose', 'cache-control': IMMUTABLE, vary: 'accept' },
+      })
+    }
+    return json(shown(batch), 200, { 'cache-control': IMMUTABLE, vary: 'accept' })
+  },
+})
+
+/** GET /batches/{height}/events: NDJSON of the events as posted, in leaf order. */
+export const getBatchEvents = route({
+  method: 'GET',
+  path: '/batches/{height}/events',
+  tag: 'batches',
+  summary: 'The events of a batch, one compact JWS a line, in leaf order',
+  params: z.object({ height }),
+  answers: {
+    200: { description: 'NDJSON', content: { 'application/x-ndjson': null } },
+    404: { description: 'no such batch' },
+  },
+  async handle({ env, node, params, ctx }) {
+    if (!node.config.publicEvents)
+      throw new VaultMeshError('forbidden', 'This node does not show events in public.')
+    const batch = await existing(env, params.height)
+    const first = await partOf(env, batch.height, 0)
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>()
+    ctx.waitUntil(
+      (async () => {
+        // One part at a time: a batch may be larger than the isolate's memory.
+        await first.body.pipeTo(writable, { preventClose: true })
+        for (let part = 1; part < batch.parts; part++) {
+          await (
+            await partOf(env, batch.height, part)
+          ).body.pipeTo(writable, { preventClose: true })
+        }
+        await writable.close()
+      })().catch((error: unknown) => writable.abort(error).catch(() => undefined)),
+    )
+    return new Response(readable, {
+      headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-cache' },
+    })
+  },
+})
+
+async function partOf(env: Env, batch: number, part: number): Promise<R2ObjectBody> {
+  const object = await env.BUCKET.get(eventsKey(batch, part))
+  if (object === null)
+    throw new VaultMeshError('bad-state', `R2 lacks part ${part} of the events of batch ${batch}.`)
+  return object
+}
+
+async function existing(env: Env, at: number): Promise<BatchRecord> {
+  const batch = await batchAt(env.DB, at)
+  if (batch === null) throw new VaultMeshError('not-found', `There is no batch ${at}.`)
+  return batch
+}
+
+function shown(batch: BatchRecord) {
+  const { height: h, firstIndex, count, treeSize, manifest, checkpoint } = batch
+  return {
+    height: h,
+    firstIndex,
+    count,
+    treeSize,
+    root: `sha256:${batch.root}`,
+    sealedAt: isoTime(batch.sealedAt),
+    manifest,
+    checkpoint,
+    links: { self: `/batches/${h}`, events: `/batches/${h}/events` },
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * Reading events: bytes, status and search.
+ */
+
+import * as z from 'zod'
+import { fromHex, type Hash } from '#core/bytes.ts'
+import { VaultMeshError, codes, type Code } from '#core/errors.ts'
+import { isoTime, parseTime } from '#core/time.ts'
+import { anchorsOfLeaf, pendingAnchorsOfLeaf } from '#store/anchors.ts'
+import { batchAt } from '#store/batches.ts'
+import {
+  cursorOf,
+  eventBytes,
+  findEvent,
+  hitTime,
+  parseCursor,
+  searchEvents,
+} from '#store/events.ts'
+import type { PoolStatus } from '#store/pool-api.ts'
+import { statusOf } from '#store/receipts.ts'
+import { hashName, poolError } from './admission.ts'
+import { json, route, type Call } from './route.ts'
+
+/** A hash in a path: `sha256:<64 hex>` or the bare digits. */
+export const hashParam = z
+  .string()
+  .regex(/^(?:sha256:)?[0-9a-fA-F]{64}$/, 'must be sha256:<64 hex digits>')
+  .transform((text): Hash => fromHex(text.replace('sha256:', '')))
+
+const hashParams = z.object({ eventHash: hashParam })
+
+/** GET /events/{eventHash}: the bytes as posted. */
+export const getEvent = route({
+  method: 'GET',
+  path: '/events/{eventHash}',
+  tag: 'events',
+  summary: 'The bytes of an event, as they were posted',
+  params: hashParams,
+  answers: {
+    200: { description: 'the compact JWS', content: { 'application/jose': null } },
+    304: { description: 'unchanged' },
+    404: { description: 'unknown here' },
+  },
+  async handle(call) {
+    publicOnly(call)
+    const { env, params } = call
+    const etag = `"${hashName(params.eventHash)}"`
+    const indexed = await findEvent(env.DB, params.eventHash)
+    const bytes =
+      indexed === null
+        ? await firstOf(call, (pool) => pool.bytes(params.eventHash))
+        : await eventBytes(env.BUCKET, indexed)
+    if (bytes === null)
+      throw new VaultMeshError('not-found', 'This node holds no event with this hash.')
+    const headers = { etag, 'cache-control': 'no-cache' }
+    if (call.request.headers.get('if-none-match') === etag)
+      return new Response(null, { status: 304, headers })
+    return new Response(bytes, { headers: { ...headers, 'content-type': 'application/jose' } })
+  },
+})
+
+const statusSchema = z
+  .object({
+    eventHash: z.string(),
+    status: z.enum(['received', 'accepted', 'sealed', 'anchored', 'final', 'rejected']),
+    receivedAt: z.string().optional(),
+    height: z.int().optional(),
+    leafIndex: z.int().optional(),
+    sealedAt: z.string().optional(),
+    anchors: z
+      .array(z.looseObject({ chain: z.string(), network: z.string(), status: z.string() }))
+      .optional(),
+    duplicateOf: z.string().optional(),
+    problem: z.looseObject({ title: z.string() }).optional(),
+    links: z.record(z.string(), z.string()),
+  })
+  .meta({ id: 'EventStatus' })
+
+/** GET /events/{eventHash}/status: where it stands on received → accepted → sealed → anchored → final. */
+export const getEventStatus = route({
+  method: 'GET',
+  path: '/events/{eventHash}/status',
+  tag: 'events',
+  summary: 'Where an event stands',
+  params: hashParams,
+  answers: {
+    200: { description: 'its state', content: { 'application/json': statusSchema } },
+    404: { description: 'unknown here' },
+  },
+  async handle(call) {
+    const { env, node, params } = call
+    const name = hashName(params.eventHash)
+    const links = { self: `/events/${name}`, receipt: `/receipts/${name}` }
+    const indexed = await findEvent(env.DB, params.eventHash)
+    if (indexed !== null) {
+      const [batch, anchors, pending] = await Promise.all([
+        batchAt(env.DB, indexed.height),
+        anchorsOfLeaf(env.DB, indexed.leafIndex),
+        pendingAnchorsOfLeaf(env.DB, indexed.leafIndex),
+      ])
+      const shown = [...anchors, ...pending].map(({ chain, network, status, anchorTs }) => ({
+        chain,
+        network,
+        status,
+        anchorTs: anchorTs ?? null,
+      }))
+      return json({
+        eventHash: name,
+        status: statusOf(node.config.rails, anchors),
+        height: indexed.height,
+        leafIndex: indexed.leafIndex,
+        ...(batch === null ? {} : { sealedAt: isoTime(batch.sealedAt) }),
+        anchors: shown,
+        links: { ...links, batch: `/batches/${indexed.height}` },
+      })
+    }
+    const waiting = await firstOf(call, (pool) => pool.status(params.eventHash))
+    if (waiting === null)
+      throw new VaultMeshError('not-found', 'This node knows no event with this hash.')
+    return json(
+      waitingStatus(name, waiting, links),
+      200,
+      waiting.state === 'rejected' ? {} : { 'retry-after': '2' },
+    )
+  },
+})
+
+function waitingStatus(name: string, status: PoolStatus, links: Record<string, string>) {
+  const base = { eventHash: name, receivedAt: isoTime(status.receivedAt) }
+  switch (status.state) {
+    case 'rejected': {
+      const { title, advice } = codes[status.code as Code]
+      return {
+        ...base,
+        status: 'rejected',
+        problem: { type: `/problems/${status.code}`, title, detail: status.detail, advice },
+        links,
+      }
+    }
+    case 'duplicate': {
+      const first = hashName(status.first!)
+      return {
+        ...base,
+        status: 'accepted',
+        duplicateOf: first,
+        links: { self: `/events/${first}`, receipt: `/receipts/${first}` },
+      }
+    }
+    default:
+      return { ...base, status: status.state, links }
+  }
+}
+
+type PoolStub = ReturnType<Env['POOL']['getByName']>
+
+/** Asks every shard at once; the first that knows answers. A shard that fails fails the question. */
+async function firstOf<T>(
+  call: Call<unknown, unknown>,
+  ask: (pool: PoolStub) => Promise<T | null>,
+): Promise<T | null> {
+  const shards = Array.from({ length: call.node.config.intakeShards }, (_, shard) =>
+    ask(call.env.POOL.getByName(String(shard))),
+  )
+  try {
+    for (const found of await Promise.all(shards)) if (found !== null) return found
+  } catch (error) {
+    throw poolError(error)
+  }
+  return null
+}
+
+const time = z.string().transform((text, ctx) => {
+  const at = parseTime(text)
+  if (at !== null) return at
+  ctx.addIssue({ code: 'custom', message: 'must be an RFC 3339 time' })
+  return z.NEVER
+})
+
+const hitSchema = z.object({
+  eventHash: z.string(),
+  eventId: z.string(),
+  source: z.string(),
+  type: z.string(),
+  subject: z.string().nullable(),
+  time: z.string(),
+  leafIndex: z.int(),
+  height: z.int(),
+  links: z.object({ self: z.string(), receipt: z.string() }),
+})
+
+/** GET /events: search by source, type, subject and time; newest first. */
+export const searchRoute = route({
+  method: 'GET',
+  path: '/events',
+  tag: 'events',
+  summary: 'Search sealed events; each hit links to its proof',
+  query: z.object({
+    source: z.string().max(1024).optional(),
+    type: z.string().max(1024).optional(),
+    subject: z.string().max(1024).optional(),
+    from: time.optional().describe('RFC 3339, inclusive'),
+    to: time.optional().describe('RFC 3339, exclusive'),
+    limit: z.coerce.number().int().min(1).max(1000).default(100),
+    cursor: z
+      .string()
+      .refine((text) => parseCursor(text) !== null, 'is not a cursor of ours')
+      .optional(),
+  }),
+  answers: {
+    200: {
+      description: 'hits, and a cursor if there are more',
+      content: {
+        'application/json': z
+          .object({ events: z.array(hitSchema), next: z.string().nullable() })
+          .meta({ id: 'EventPage' }),
+      },
+    },
+  },
+  async handle(call) {
+    publicOnly(call)
+    const { cursor, ...query } = call.query
+    const hits = await searchEvents(call.env.DB, {
+      ...query,
+      after: cursor === undefined ? undefined : (parseCursor(cursor) ?? undefined),
+    })
+    const last = hits.at(-1)
+    return json({
+      events: hits.map((hit) => ({
+        eventHash: hit.eventHash,
+        eventId: hit.eventId,
+        source: hit.source,
+        type: hit.type,
+        subject: hit.subject,
+        time: hitTime(hit),
+        leafIndex: hit.leafIndex,
+        height: hit.height,
+        links: { self: `/events/${hit.eventHash}`, receipt: `/receipts/${hit.eventHash}` },
+      })),
+      next: hits.length === query.limit && last !== undefined ? cursorOf(last) : null,
+    })
+  },
+})
+
+/** PUBLIC_EVENTS=0 closes bytes and search; proofs stay open. */
+function publicOnly(call: Call<unknown, unknown>): void {
+  if (!call.node.config.publicEvents) {
+    throw new VaultMeshError('forbidden', 'This node does not show events in public.')
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * The log as C2SP tlog-tiles serves it, and proofs for those who do not want to build their own.
+ *
+ * Tiles, manifests and proofs are answered from R2 and D1 alone; the checkpoint comes from the Sequencer
+ * behind a cache of one second, and never goes back in time.
+ */
+
+import * as z from 'zod'
+import { toBase64, toHex } from '#core/bytes.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { leafHash } from '#core/merkle.ts'
+import { parseTilePath } from '#core/tile.ts'
+import { findEvent } from '#store/events.ts'
+import { proveConsistency, proveInclusion } from '#store/log.ts'
+import type { Head } from '#store/sequencer-api.ts'
+import { hashName } from './admission.ts'
+import { asVaultMeshError } from './problem.ts'
+import { hashParam } from './events.ts'
+import { IMMUTABLE, json, route } from './route.ts'
+
+/** How stale a checkpoint may be; tlog-tiles allows seconds, more would hide fresh seals. */
+const HEAD_TTL_MS = 1000
+
+interface CachedHead {
+  head: Head
+  readAt: number
+}
+const heads = new WeakMap<object, CachedHead>()
+
+/** The newest head, at most a second old and never older than one given out before. */
+export async function currentHead(env: Env): Promise<Head> {
+  const nowAt = Date.now()
+  const cached = heads.get(env)
+  if (cached !== undefined && nowAt - cached.readAt < HEAD_TTL_MS) return cached.head
+  let head: Head
+  try {
+    head = await env.SEQUENCER.getByName('log').head()
+  } catch (error) {
+    throw asVaultMeshError(error, 'storage-failed')
+  }
+  const newest = cached !== undefined && cached.head.size > head.size ? cached.head : head
+  heads.set(env, { head: newest, readAt: nowAt })
+  return newest
+}
+
+/** GET /log/checkpoint. */
+export const getCheckpoint = route({
+  method: 'GET',
+  path: '/log/checkpoint',
+  tag: 'log',
+  summary: 'The newest checkpoint: a C2SP signed note',
+  answers: { 200: { description: 'the note', content: { 'text/plain': null } } },
+  async handle({ env }) {
+    const { checkpoint } = await currentHead(env)
+    return new Response(checkpoint, {
+      headers: {
+        'content-type': 'text/plain; charset=utf-8',
+        'cache-control': 'public, max-age=1',
+      },
+    })
+  },
+})
+
+/** GET /log/tile/…: hash tiles and entry bundles. */
+export const getTile = route({
+  method: 'GET',
+  path: '/log/tile/{path*}',
+  tag: 'log',
+  summary: 'A C2SP tlog-tiles tile: /log/tile/<L>/<N>[.p/<W>] or /log/tile/entries/<N>[.p/<W>]',
+  params: z.object({ path: z.string() }),
+  answers: {
+    200: {
+      description: 'W × 32 bytes of hashes, or W × (uint16 length ‖ entry)',
+      content: { 'application/octet-stream': null },
+    },
+    404: { description: 'no such tile' },
+  },
+  async handle({ env, params }) {
+    const path = `tile/${params.path}`
+    try {
+      parseTilePath(path)
+    } catch {
+      throw new VaultMeshError('not-found', 'This is not the path of a tile (C2SP tlog-tiles).')
+    }
+    const object = await env.BUCKET.get(`log/${path}`)
+    if (object === null) throw new VaultMeshError('not-found', 'The log has no such tile.')
+    return new Response(object.body, {
+      headers: {
+        'content-type': 'application/octet-stream',
+        'cache-control': IMMUTABLE,
+        etag: object.httpEtag,
+      },
+    })
+  },
+})
+
+const treeSize = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
+
+const inclusionSchema = z
+  .object({
+    leafIndex: z.int(),
+    treeSize: z.int(),
+    leafHash: z.string(),
+    hashes: z.array(z.string()),
+    checkpoint: z.string().nullable().describe('the newest checkpoint, if treeSize is its size'),
+  })
+  .meta({ id: 'InclusionProof' })
+
+/** GET /log/proof/inclusion: by event hash or by leaf index, in the tree of any size so far. */
+export const getInclusionProof = route({
+  method: 'GET',
+  path: '/log/proof/inclusion',
+  tag: 'log',
+  summary: 'An inclusion proof (RFC 9162 §2.1.3) by event hash or leaf index',
+  query: z.object({
+    hash: hashParam.optional().describe('sha256:<hex> of the event'),
+    index: treeSize.optional(),
+    size: treeSize.optional().describe('tree size; the newest if absent'),
+  }),
+  answers: {
+    200: {
+      description: 'the audit path, leaf side first',
+      content: { 'application/json': inclusionSchema },
+    },
+    404: { description: 'no such leaf or size' },
+  },
+  async handle({ env, query }) {
+    if ((query.hash === undefined) === (query.index === undefined)) {
+      throw new VaultMeshError('bad-request', 'Give either hash or index.')
+    }
+    const head = await currentHead(env)
+    const size = checkedSize(query.size ?? head.size, head)
+    const event = query.hash === undefined ? null : await findEvent(env.DB, query.hash)
+    if (query.hash !== undefined && event === null) {
+      throw new VaultMeshError('not-sealed', 'No sealed event has this hash.', {
+        extra: { statusLink: `/events/${hashName(query.hash)}/status` },
+      })
+    }
+    const index = event?.leafIndex ?? query.index!
+    const hashes = await proveInclusion(env.BUCKET, { index, size, published: head.size })
+    return json({
+      leafIndex: index,
+      treeSize: size,
+      leafHash: query.hash === undefined ? null : toBase64(leafHash(query.hash)),
+      hashes: hashes.map(toHex),
+      checkpoint: size === head.size ? head.checkpoint : null,
+    })
+  },
+})
+
+/** GET /log/proof/consistency. */
+export const getConsistencyProof = route({
+  method: 'GET',
+  path: '/log/proof/consistency',
+  tag: 'log',
+  summary: 'A consistency proof (RFC 9162 §2.1.4) between two sizes',
+  query: z.object({
+    from: treeSize,
+    to: treeSize.optional().describe('the newest size if absent'),
+  }),
+  answers: {
+    200: {
+      description: 'the proof',
+      content: {
+        'application/json': z
+          .object({
+            from: z.int(),
+            to: z.int(),
+            hashes: z.array(z.string()),
+            checkpoint: z.string().nullable(),
+          })
+          .meta({ id: 'ConsistencyProof' }),
+      },
+    },
+    404: { description: 'no such size' },
+  },
+  async handle({ env, query }) {
+    const head = await currentHead(env)
+    const to = checkedSize(query.to ?? head.size, head)
+    const from = checkedSize(query.from, head)
+    if (from > to) throw new VaultMeshError('no-such-size', `Size ${from} comes after size ${to}.`)
+    const hashes = await proveConsistency(env.BUCKET, { from, to, published: head.size })
+    return json({
+      from,
+      to,
+      hashes: hashes.map(toHex),
+      checkpoint: to === head.size ? head.checkpoint : null,
+    })
+  },
+})
+
+function checkedSize(size: number, head: Head): number {
+  if (size < 1 || size > head.size) {
+    throw new VaultMeshError(
+      'no-such-size',
+      `The log has ${head.size} leaves; there is no tree of size ${size}.`,
+      {
+        extra: { limit: head.size },
+      },
+    )
+  }
+  return size
+}

@@ -1,0 +1,165 @@
+/**
+ * Who this node is and how it does: health, the well-known file, alerts, the state of anchors.
+ */
+
+import * as z from 'zod'
+import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
+import { isoTime } from '#core/time.ts'
+import { openAlerts } from '#store/alerts.ts'
+import { recentAnchors } from '#store/anchors.ts'
+import { VERSION } from '#store/node.ts'
+import { currentHead } from './log.ts'
+import { json, route } from './route.ts'
+
+/** GET /healthz: the process answers; what it could learn of the log rides along. */
+export const getHealth = route({
+  method: 'GET',
+  path: '/healthz',
+  tag: 'node',
+  summary: 'Liveness',
+  answers: {
+    200: {
+      description: 'alive',
+      content: {
+        'application/json': z
+          .looseObject({ ok: z.boolean(), node_id: z.string(), version: z.string() })
+          .meta({ id: 'Health' }),
+      },
+    },
+  },
+  async handle({ env, node }) {
+    const base = {
+      ok: true,
+      node_id: node.config.nodeId,
+      node_did: node.identity.did,
+      network: node.config.network,
+      version: VERSION,
+    }
+    try {
+      const head = await currentHead(env)
+      const log = {
+        origin: node.config.origin,
+        height: head.height,
+        treeSize: head.size,
+        indexedHeight: head.indexedHeight,
+        sealedAt: head.height === 0 ? null : isoTime(head.sealedAt),
+      }
+      return json({ ...base, log }, 200, { 'cache-control': 'no-store' })
+    } catch {
+      return json({ ...base, log: null }, 200, { 'cache-control': 'no-store' })
+    }
+  },
+})
+
+/** GET /.well-known/vaultmesh.json: names and keys, what a verifier pins. */
+export const getWellKnown = route({
+  method: 'GET',
+  path: '/.well-known/vaultmesh.json',
+  tag: 'node',
+  summary: 'Who this node is: names, keys, rails, timestamp roots',
+  answers: {
+    200: {
+      description: 'the node',
+      content: {
+        'application/json': z
+          .object({
+            node_id: z.string(),
+            node_did: z.string(),
+            origin: z.string(),
+            vkey: z.string(),
+            witness: z.object({ name: z.string(), vkey: z.string() }),
+            version: z.string(),
+            network: z.enum(['dev', 'production']),
+            rails: z.array(z.string()),
+            lawHash: z.string().nullable(),
+            rotation: z.array(z.string()),
+            tsa_roots: z.array(z.string()),
+          })
+          .meta({ id: 'WellKnown' }),
+      },
+    },
+  },
+  async handle({ node }) {
+    const { config } = node
+    return json({
+      node_id: config.nodeId,
+      node_did: node.identity.did,
+      origin: config.origin,
+      vkey: node.vkey,
+      witness: node.witness,
+      version: VERSION,
+      network: config.network,
+      rails: config.rails,
+      lawHash: null,
+      rotation: [],
+      tsa_roots: config.tsaRoots,
+    })
+  },
+})
+
+/** GET /anchors/status: the newest jobs with attempts, delays and the provider chosen. */
+export const getAnchorStatus = route({
+  method: 'GET',
+  path: '/anchors/status',
+  tag: 'anchors',
+  summary: 'The anchor outbox: what waits, why, and when it is tried again',
+  query: z.object({ limit: z.coerce.number().int().min(1).max(1000).default(50) }),
+  answers: {
+    200: {
+      description: 'newest first',
+      content: {
+        'application/json': z
+          .object({ anchors: z.array(z.looseObject({ chain: z.string() })) })
+          .meta({ id: 'AnchorStatus' }),
+      },
+    },
+  },
+  async handle({ env, query }) {
+    const rows = await recentAnchors(env.DB, query.limit)
+    return json({
+      anchors: rows.map((row) => ({
+        id: row.id,
+        root: `0x${row.root}`,
+        treeSize: row.treeSize,
+        chain: row.chain,
+        network: row.network,
+        method: row.method,
+        status: receiptStatus[row.state as AnchorState],
+        state: row.state,
+        attempts: row.attempts,
+        failures: row.failures,
+        delaySeconds: row.delayMs / 1000,
+        nextAt: row.state === 'final' ? null : isoTime(row.nextAt),
+        provider:
+          row.provider === null
+            ? null
+            : { network: row.network, why: 'the authority configured for this job' },
+        reason: row.reason,
+      })),
+    })
+  },
+})
+
+/** GET /alerts: what is open. */
+export const getAlerts = route({
+  method: 'GET',
+  path: '/alerts',
+  tag: 'node',
+  summary: 'Open alerts',
+  answers: {
+    200: {
+      description: 'newest first',
+      content: {
+        'application/json': z
+          .object({ alerts: z.array(z.looseObject({ kind: z.string() })) })
+          .meta({ id: 'Alerts' }),
+      },
+    },
+  },
+  async handle({ env }) {
+    const alerts = await openAlerts(env.DB)
+    return json({
+      alerts: alerts.map(({ openedAt, ...alert }) => ({ ...alert, openedAt: isoTime(openedAt) })),
+    })
+  },
+})

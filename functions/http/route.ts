@@ -1,0 +1,63 @@
+/**
+ * A route: its path, its schemas and its handler in one object.
+ *
+ * The same object registers with the router, validates the request and writes /openapi.json, so the
+ * three cannot drift apart.
+ */
+
+import type * as z from 'zod'
+import type { NodeContext } from '#store/node.ts'
+
+/** One request on its way through a handler. */
+export interface Call<P = unknown, Q = unknown> {
+  readonly request: Request
+  readonly env: Env
+  readonly ctx: Pick<ExecutionContext, 'waitUntil'>
+  readonly node: NodeContext
+  readonly url: URL
+  readonly requestId: string
+  readonly params: P
+  readonly query: Q
+}
+
+/** One answer a route may give: a description and, by media type, a schema or null for opaque bytes. */
+export interface Answer {
+  readonly description: string
+  readonly content?: Readonly<Record<string, z.ZodType | null>>
+}
+
+/** A path with one method. Path parameters are written `{name}`; `{name*}` takes slashes too. */
+export interface Route<P extends z.ZodType = z.ZodType, Q extends z.ZodType = z.ZodType> {
+  readonly method: 'GET' | 'POST'
+  readonly path: string
+  readonly summary: string
+  readonly tag: string
+  readonly params?: P
+  readonly query?: Q
+  /** By media type, the schema of the request body, or null for opaque bytes. */
+  readonly body?: Readonly<Record<string, z.ZodType | null>>
+  readonly answers: Readonly<Record<number, Answer>>
+  /** Left out of /openapi.json: for operators of this node only. */
+  readonly internal?: boolean
+  handle(call: Call<z.output<P>, z.output<Q>>): Promise<Response>
+}
+
+/** Keeps the schemas' types while routes of all kinds sit in one table. */
+export function route<P extends z.ZodType, Q extends z.ZodType>(definition: Route<P, Q>): Route {
+  return definition as unknown as Route
+}
+
+/** A JSON answer. */
+export function json(
+  value: unknown,
+  status = 200,
+  headers: Readonly<Record<string, string>> = {},
+): Response {
+  return new Response(JSON.stringify(value), {
+    status,
+    headers: { 'content-type': 'application/json', 'cache-control': 'no-cache', ...headers },
+  })
+}
+
+/** For bytes that never change. */
+export const IMMUTABLE = 'public, max-age=31536000, immutable'

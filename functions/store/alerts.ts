@@ -1,0 +1,87 @@
+/**
+ * Alerts and dead letters: what an operator must see, once, until it is over.
+ */
+
+/** An alert that is open or was. */
+export interface Alert {
+  readonly kind: string
+  /** What it is about: one open alert for each kind and key. */
+  readonly key: string
+  readonly severity: 'warning' | 'critical'
+  readonly detail: string
+  /** Path on this node that shows what suffers. */
+  readonly link: string
+}
+
+/** Opens an alert unless it is open already. */
+export async function openAlert(db: D1Database, alert: Alert, nowAt: number): Promise<void> {
+  await db
+    .prepare(
+      'INSERT INTO alerts (kind, key, severity, detail, link, opened_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
+    )
+    .bind(alert.kind, alert.key, alert.severity, alert.detail, alert.link, nowAt)
+    .run()
+}
+
+/** Clears the open alert of a kind and key, if there is one. */
+export async function clearAlert(
+  db: D1Database,
+  kind: string,
+  key: string,
+  nowAt: number,
+): Promise<void> {
+  await db
+    .prepare('UPDATE alerts SET cleared_at = ? WHERE kind = ? AND key = ? AND cleared_at IS NULL')
+    .bind(nowAt, kind, key)
+    .run()
+}
+
+/** Alerts that are open, newest first. */
+export async function openAlerts(db: D1Database): Promise<(Alert & { openedAt: number })[]> {
+  const { results } = await db
+    .prepare(
+      'SELECT kind, key, severity, detail, link, opened_at AS openedAt FROM alerts WHERE cleared_at IS NULL ORDER BY opened_at DESC LIMIT 100',
+    )
+    .all<Alert & { openedAt: number }>()
+  return results
+}
+
+/** A message that its queue gave up on. */
+export interface DeadLetter {
+  readonly id: string
+  readonly queue: string
+  /** The message as JSON. */
+  readonly body: string
+  readonly receivedAt: number
+}
+
+/** Keeps dead letters; a repeat changes nothing. */
+export async function keepDeadLetters(
+  db: D1Database,
+  letters: readonly DeadLetter[],
+): Promise<void> {
+  await db.batch(
+    letters.map((l) =>
+      db
+        .prepare(
+          'INSERT INTO dead_letters (id, queue, body, received_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
+        )
+        .bind(l.id, l.queue, l.body, l.receivedAt),
+    ),
+  )
+}
+
+/** Dead letters not replayed yet, oldest first. */
+export async function listDeadLetters(db: D1Database): Promise<DeadLetter[]> {
+  const { results } = await db
+    .prepare(
+      'SELECT id, queue, body, received_at AS receivedAt FROM dead_letters WHERE replayed_at IS NULL ORDER BY received_at LIMIT 1000',
+    )
+    .all<DeadLetter>()
+  return results
+}
+
+/** Marks a dead letter as replayed. */
+export async function markReplayed(db: D1Database, id: string, nowAt: number): Promise<void> {
+  await db.prepare('UPDATE dead_letters SET replayed_at = ? WHERE id = ?').bind(nowAt, id).run()
+}

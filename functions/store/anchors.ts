@@ -1,0 +1,212 @@
+/**
+ * The anchor outbox and the verified receipts, in D1 by drizzle; each receipt is in R2 first.
+ *
+ * One row for each (root, chain, network, method), for ever: the unique index is what makes a second
+ * job, and so a second payment, for one root impossible. A consumer works on a row only under a lease
+ * that it took by compare-and-swap on `version`; the loser of a race acknowledges and goes.
+ */
+
+import { and, asc, desc, eq, gt, lte, notInArray, sql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/d1'
+import type { AnchorReceipt } from '#core/anchor-receipt.ts'
+import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
+import type { PendingAnchor } from '#core/receipt.ts'
+import { utf8 } from '#core/bytes.ts'
+import type { Config } from '#core/config.ts'
+import { putImmutable } from '#store/bucket.ts'
+import { anchors, receipts } from '#store/schema.ts'
+
+/** A row of the outbox. */
+export type AnchorRow = typeof anchors.$inferSelect
+
+/** The reference that travels on `anchor`. */
+export interface AnchorMessage {
+  readonly id: number
+}
+
+/** Creates the jobs that anchor the newest root, once, and wakes their consumer. */
+export async function enqueueAnchors(
+  env: Env,
+  config: Config,
+  head: { readonly root: string; readonly size: number },
+  nowAt: number,
+): Promise<void> {
+  const db = drizzle(env.DB)
+  for (const url of config.tsaUrls) {
+    const rows = await db
+      .insert(anchors)
+      .values({
+        root: head.root,
+        treeSize: head.size,
+        chain: 'TSA',
+        network: new URL(url).hostname,
+        method: 'rfc3161',
+        state: 'queued',
+        nextAt: nowAt,
+        provider: url,
+        createdAt: nowAt,
+        updatedAt: nowAt,
+      })
+      .onConflictDoNothing()
+      .returning({ id: anchors.id })
+    const row = rows[0]
+    if (row !== undefined) await env.ANCHOR_QUEUE.send({ id: row.id })
+  }
+}
+
+/** Takes the row for `leaseMs`, or returns null if it is done, not due, or somebody else has it. */
+export async function leaseAnchor(
+  db: D1Database,
+  id: number,
+  nowAt: number,
+  leaseMs: number,
+): Promise<AnchorRow | null> {
+  const rows = await drizzle(db)
+    .update(anchors)
+    .set({
+      leaseUntil: nowAt + leaseMs,
+      version: sql`${anchors.version} + 1`,
+      attempts: sql`${anchors.attempts} + 1`,
+    })
+    .where(
+      and(
+        eq(anchors.id, id),
+        notInArray(anchors.state, ['final', 'failed']),
+        lte(anchors.leaseUntil, nowAt),
+        lte(anchors.nextAt, nowAt),
+      ),
+    )
+    .returning()
+  return rows[0] ?? null
+}
+
+/** Writes what became of a leased row; false if the lease was lost in between. */
+export async function saveAnchor(
+  db: D1Database,
+  row: AnchorRow,
+  change: Partial<
+    Pick<
+      AnchorRow,
+      'failures' | 'nextAt' | 'leaseUntil' | 'work' | 'reason' | 'delayMs' | 'provider'
+    >
+  > & {
+    readonly state?: AnchorState
+  },
+  nowAt: number,
+): Promise<boolean> {
+  const rows = await drizzle(db)
+    .update(anchors)
+    .set({ ...change, updatedAt: nowAt })
+    .where(and(eq(anchors.id, row.id), eq(anchors.version, row.version)))
+    .returning({ id: anchors.id })
+  return rows.length === 1
+}
+
+/** Rows that are due and that nobody works on: what the cron sweeper sends again. */
+export async function dueAnchors(db: D1Database, nowAt: number): Promise<number[]> {
+  const rows = await drizzle(db)
+    .select({ id: anchors.id })
+    .from(anchors)
+    .where(
+      and(
+        notInArray(anchors.state, ['final', 'failed']),
+        lte(anchors.nextAt, nowAt),
+        lte(anchors.leaseUntil, nowAt),
+      ),
+    )
+    .orderBy(asc(anchors.nextAt))
+    .limit(100)
+  return rows.map((row) => row.id)
+}
+
+/** Where a receipt lies in R2. */
+export function receiptKey(row: Pick<AnchorRow, 'root' | 'chain' | 'network' | 'method'>): string {
+  return `anchors/${row.root}/${row.chain}/${row.network}/${row.method}`
+}
+
+/** Keeps a verified receipt: R2 first, then its row. The first one stands; a repeat changes nothing. */
+export async function keepReceipt(env: Env, row: AnchorRow, receipt: AnchorReceipt): Promise<void> {
+  const key = receiptKey(row)
+  const stored = await env.BUCKET.get(key)
+  const json = stored === null ? JSON.stringify(receipt) : await stored.text()
+  if (stored === null) await putImmutable(env.BUCKET, key, utf8(json), 'application/json')
+  const first = JSON.parse(json) as AnchorReceipt
+  await drizzle(env.DB)
+    .insert(receipts)
+    .values({
+      root: row.root,
+      treeSize: row.treeSize,
+      chain: row.chain,
+      network: row.network,
+      method: row.method,
+      txHash: first.txHash,
+      anchorAt: Date.parse(first.anchorTs),
+      json,
+    })
+    .onConflictDoNothing()
+}
+
+/**
+ * The anchors of a leaf: per (chain, network, method) the first final one whose tree holds it.
+ */
+export async function anchorsOfLeaf(db: D1Database, leafIndex: number): Promise<AnchorReceipt[]> {
+  const d1 = drizzle(db)
+  const kinds = await d1
+    .selectDistinct({ chain: anchors.chain, network: anchors.network, method: anchors.method })
+    .from(anchors)
+  const found: AnchorReceipt[] = []
+  for (const kind of kinds) {
+    const rows = await d1
+      .select({ json: receipts.json })
+      .from(receipts)
+      .where(
+        and(
+          eq(receipts.chain, kind.chain),
+          eq(receipts.network, kind.network),
+          eq(receipts.method, kind.method),
+          gt(receipts.treeSize, leafIndex),
+        ),
+      )
+      .orderBy(asc(receipts.treeSize))
+      .limit(1)
+    if (rows[0] !== undefined) found.push(JSON.parse(rows[0].json) as AnchorReceipt)
+  }
+  return found
+}
+
+/**
+ * The oldest unfinished job of each kind whose tree holds a leaf, as receipts show it.
+ */
+export async function pendingAnchorsOfLeaf(
+  db: D1Database,
+  leafIndex: number,
+): Promise<PendingAnchor[]> {
+  const rows = await drizzle(db)
+    .select()
+    .from(anchors)
+    .where(and(notInArray(anchors.state, ['final', 'failed']), gt(anchors.treeSize, leafIndex)))
+    .orderBy(asc(anchors.id))
+    .limit(16)
+  const kinds = new Map<string, PendingAnchor>()
+  for (const row of rows) {
+    const kind = `${row.chain}/${row.network}/${row.method}`
+    if (kinds.has(kind)) continue
+    kinds.set(kind, {
+      root: `0x${row.root}`,
+      chain: row.chain as PendingAnchor['chain'],
+      network: row.network,
+      txHash: null,
+      blockNumber: null,
+      anchorTs: null,
+      treeSize: row.treeSize,
+      status: receiptStatus[row.state as AnchorState] as PendingAnchor['status'],
+      ...(row.reason === null ? {} : { reason: row.reason }),
+    })
+  }
+  return [...kinds.values()]
+}
+
+/** The newest jobs, for /anchors/status. */
+export async function recentAnchors(db: D1Database, limit: number): Promise<AnchorRow[]> {
+  return drizzle(db).select().from(anchors).orderBy(desc(anchors.id)).limit(limit)
+}

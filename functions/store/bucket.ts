@@ -1,0 +1,87 @@
+/**
+ * R2 as the log uses it: objects that are written once and never change.
+ *
+ * Keys are the URL paths they are served under, so a public bucket behind a CDN serves the same log:
+ *   log/tile/<L>/<N>[.p/<W>], log/tile/entries/…   C2SP tlog-tiles
+ *   log/checkpoint                                 a backup, never read by a node
+ *   batches/<height>                               manifest, checkpoint and parts of a batch, as JSON
+ *   events/<height>/<part>                         the events of a batch, NDJSON of compact JWS
+ *   anchors/<root>/<chain>/<network>/<method>      a verified anchor receipt, as JSON
+ */
+
+import { equal } from '#core/bytes.ts'
+import { VaultMeshError } from '#core/errors.ts'
+
+/** Puts in flight at once: the platform gives an invocation six connections. */
+const PUTS_IN_FLIGHT = 6
+
+/**
+ * Writes an object that must never change. A repeat with the same bytes is harmless; other bytes under
+ * the same key are a second history and throw `bad-state`.
+ */
+export async function putImmutable(
+  bucket: R2Bucket,
+  key: string,
+  bytes: Uint8Array,
+  contentType: string,
+): Promise<void> {
+  const put = await bucket.put(key, bytes, {
+    onlyIf: new Headers({ 'if-none-match': '*' }),
+    httpMetadata: { contentType },
+  })
+  if (put !== null) return
+  const there = await getBytes(bucket, key)
+  if (there === null || !equal(there, bytes)) {
+    throw new VaultMeshError('bad-state', `The object ${key} is there with other bytes.`)
+  }
+}
+
+/** The object's bytes, or null if there is none. */
+export async function getBytes(bucket: R2Bucket, key: string): Promise<Uint8Array | null> {
+  const object = await bucket.get(key)
+  return object === null ? null : new Uint8Array(await object.arrayBuffer())
+}
+
+/** Bytes `offset` to `offset + length` of an object, or null if there is none. */
+export async function getRange(
+  bucket: R2Bucket,
+  key: string,
+  range: { readonly offset: number; readonly length: number },
+): Promise<Uint8Array | null> {
+  const object = await bucket.get(key, { range })
+  return object === null ? null : new Uint8Array(await object.arrayBuffer())
+}
+
+/** Runs writes with a bounded number in flight; `done` waits for all and throws the first failure. */
+export class Writes {
+  readonly #inFlight = new Set<Promise<void>>()
+  #failed: { readonly error: unknown } | null = null
+
+  /** Starts `write` once there is room. */
+  async add(write: () => Promise<void>): Promise<void> {
+    while (this.#inFlight.size >= PUTS_IN_FLIGHT) await Promise.race(this.#inFlight)
+    if (this.#failed !== null) throw this.#failed.error
+    const running = write()
+      .catch((error: unknown) => {
+        this.#failed ??= { error }
+      })
+      .finally(() => this.#inFlight.delete(running))
+    this.#inFlight.add(running)
+  }
+
+  /** Resolves when everything added was written; throws the first failure. */
+  async done(): Promise<void> {
+    await Promise.all(this.#inFlight)
+    if (this.#failed !== null) throw this.#failed.error
+  }
+}
+
+/** Key of part `part` of a batch's event bundle. */
+export function eventsKey(height: number, part: number): string {
+  return `events/${height}/${part}`
+}
+
+/** Key of a batch's record. */
+export function batchKey(height: number): string {
+  return `batches/${height}`
+}

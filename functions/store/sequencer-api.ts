@@ -1,0 +1,31 @@
+/**
+ * What the Sequencer tells others.
+ */
+
+/** The head as readers see it. */
+export interface Head {
+  readonly height: number
+  readonly size: number
+  /** 64 hex digits. */
+  readonly root: string
+  /** Signed note. */
+  readonly checkpoint: string
+  readonly sealedAt: number
+  /** Heights whose index rows are written. */
+  readonly indexedHeight: number
+}
+
+/** What one call of `seal` did. */
+export interface SealReport {
+  readonly batches: number
+  readonly events: number
+  readonly height: number
+  /** Milliseconds from assignment to head swap, and for the index after it, over all batches. */
+  readonly sealMs: number
+  readonly indexMs: number
+}
+
+/** The reference that travels on `seal`. */
+export interface SealMessage {
+  readonly reason: 'due' | 'replay'
+}

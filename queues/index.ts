@@ -1,0 +1,30 @@
+/**
+ * Which handler a queue's batch goes to. Messages are references; their handlers look the work up.
+ */
+
+import type { AnchorMessage } from '#store/anchors.ts'
+import type { IntakeMessage, ValidatedMessage } from '#store/pool-api.ts'
+import type { SealMessage } from '#store/sequencer-api.ts'
+import { onAnchor } from './anchor.ts'
+import { onDeadLetters } from './dead-letter.ts'
+import { onIntake } from './intake.ts'
+import { onSeal, onValidated } from './seal.ts'
+
+/** The queue handler of the Worker. */
+export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
+  switch (batch.queue) {
+    case 'events-intake':
+      return onIntake(batch as MessageBatch<IntakeMessage>, env)
+    case 'events-validated':
+      return onValidated(batch as MessageBatch<ValidatedMessage>, env)
+    case 'seal':
+      return onSeal(batch as MessageBatch<SealMessage>, env)
+    case 'anchor':
+      return onAnchor(batch as MessageBatch<AnchorMessage>, env)
+    case 'sealer-dlq':
+    case 'anchor-dlq':
+      return onDeadLetters(batch, env)
+    default:
+      throw new Error(`no consumer for the queue ${batch.queue}`)
+  }
+}

@@ -1,0 +1,23 @@
+/**
+ * events-validated and seal: from "something waits" to a sealed batch.
+ *
+ * Neither message says how much waits or which batch is meant: the Sequencer looks, so that a message
+ * that is doubled, late or lost changes nothing but the moment.
+ */
+
+import type { ValidatedMessage } from '#store/pool-api.ts'
+import type { SealMessage } from '#store/sequencer-api.ts'
+
+/** Tells the Sequencer which shards hold events. */
+export async function onValidated(batch: MessageBatch<ValidatedMessage>, env: Env): Promise<void> {
+  const shards = [...new Set(batch.messages.map((message) => message.body.shard))]
+  await env.SEQUENCER.getByName('log').wake(shards)
+}
+
+/** Seals what is due. A failure is retried five times, then dead-lettered; the alarm goes on anyway. */
+export async function onSeal(batch: MessageBatch<SealMessage>, env: Env): Promise<void> {
+  const report = await env.SEQUENCER.getByName('log').seal(
+    batch.messages.some((m) => m.body.reason === 'replay'),
+  )
+  if (report.batches > 0) console.log(JSON.stringify({ level: 'info', msg: 'sealed', ...report }))
+}
