@@ -2,11 +2,16 @@
  * Pool: one shard of accepted events. Nothing is answered 2xx before it is durable here.
  *
  * Stored:
- *   claim(key → seq)      for good: 53 bits of the identity HMAC → the event that claimed it
  *   segment(first_seq)    for good: digests (identity ‖ signingHash ‖ eventHash) of one group commit
+ *   claim(key → seq)      for good: 53 bits of the identity HMAC → the event that claimed it
  *   bytes(first_seq)      until sealed and indexed: the events themselves
  *   received(event_hash)  ≤ 24 h: respond-async events before their signature is checked
- *   meta                  shard number and shard count, `forgotten`
+ *   meta                  shard number and shard count, `forgotten`, `claimed`
+ *
+ * A claim is durable with the segment that holds its digests. The claim table is an index over them that
+ * follows behind: claims gather in memory and are merged in key order, because a random insert dirties a
+ * page of 4 KiB for each row (measured: 13 µs an event) and a sorted merge one for many rows. Every event
+ * from `claimed` on is in memory, and a restart reads it back from the segments.
  *
  * Invariant: forgotten ≤ the Sequencer's cursor for this shard ≤ nextSeq, and bytes exist exactly for
  * segments that end above `forgotten`. Sequence numbers are dense, so a cursor names a set of events.
@@ -37,7 +42,7 @@ const SEGMENT_BYTES = 1_000_000
 /** Events of one row, so that its digests stay ≤ 384 kB. */
 const SEGMENT_EVENTS = 4000
 /** At most one wake-up message in this time: a message is a hint, not a count. */
-const WAKE_EVERY_MS = 50
+const WAKE_EVERY_MS = 250
 /** The durable wake-up behind the queue's: how long a lost message can delay a seal. */
 const ALARM_AFTER_MS = 10_000
 /** How long an unverified event may wait for its signature check. */
@@ -52,6 +57,11 @@ CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NO
 CREATE TABLE IF NOT EXISTS received (event_hash TEXT PRIMARY KEY, received_at INTEGER NOT NULL,
   state TEXT NOT NULL, data BLOB, code TEXT, detail TEXT, first BLOB) WITHOUT ROWID;`
 
+/** Claims gathered in memory before they are merged: 32,768 × ≈ 60 B = 2 MB, twice while merging. */
+const MERGE_AT = 32_768
+/** Claims merged by one commit: over 1 M rows ≈ 300 pages, 8 ms (measured). */
+const MERGE_ROWS = 2048
+
 type Blob = ArrayBuffer
 
 export class Pool extends DurableObject<Env> {
@@ -59,6 +69,9 @@ export class Pool extends DurableObject<Env> {
   #forgotten = 0
   /** eventHash key → waiting sequence numbers; a cache of `segment` above `forgotten`. */
   #waiting = new Map<number, number | number[]>()
+  /** Claims not in the table yet: those that gather and those being merged, by probed key. */
+  #fresh = new Map<number, number>()
+  #merging: Merge | null = null
   #wokenAt = 0
   #wakeTimer = false
   #alarmSet = false
@@ -80,7 +93,25 @@ export class Pool extends DurableObject<Env> {
             .count
     this.#forgotten = this.#meta('forgotten') ?? 0
     this.#waiting.clear()
-    for (const row of this.#segmentsFrom(this.#forgotten)) this.#remember(row, true)
+    for (const row of this.#segmentsFrom(this.#forgotten)) this.#remember(row, this.#forgotten)
+    this.#fresh.clear()
+    this.#merging = null
+    const claimed = this.#meta('claimed') ?? 0
+    for (const row of [...this.#segmentsFrom(claimed)]) this.#claimAgain(row, claimed)
+  }
+
+  /** Reads claims of a segment back into memory, as they were probed when they were made. */
+  #claimAgain(row: Segment, from: number): void {
+    const digests = new Uint8Array(row.digests)
+    for (let seq = Math.max(row.first_seq, from); seq < row.first_seq + row.count; seq++) {
+      let key = hashKey(digests, (seq - row.first_seq) * DIGEST)
+      for (;;) {
+        const holder = this.#holder(key)
+        if (holder === null || holder === seq) break
+        key = (key + 1) % HASH_KEYS
+      }
+      this.#fresh.set(key, seq)
+    }
   }
 
   /** Binds the shard to its number; throws `bad-config` if it was started under another layout. */
@@ -111,72 +142,119 @@ export class Pool extends DurableObject<Env> {
     const receivedAt = Date.now()
     const result = this.ctx.storage.transactionSync(() => {
       if (!this.#bound) this.#bind(shard)
-      return this.#claimAll(group, receivedAt)
+      const claimed = this.#claimAll(group, receivedAt)
+      this.#mergeSome()
+      return claimed
     })
+    this.#settled(shard, result)
+    return answerOf(result)
+  }
+
+  /** Lets memory follow a transaction that is done and cannot be rolled back any more. */
+  #settled(shard: number, result: Claimed): void {
     this.#bound = true
-    // Only now, when the transaction cannot be rolled back any more, does memory follow.
-    for (const row of result.rows) this.#remember(row, false)
+    for (const row of result.rows) this.#remember(row, 0)
+    for (const [i, key] of result.keys.entries()) this.#fresh.set(key, this.#nextSeq + i)
     this.#nextSeq = result.nextSeq
+    this.#merged()
     if (result.rows.length > 0) this.#wake(shard)
-    return {
-      receivedAt,
-      outcomes: result.outcomes,
-      lastSeq: result.nextSeq - 1,
-      first: result.first,
+  }
+
+  /** Merges the next claims in key order; part of a transaction. */
+  #mergeSome(): void {
+    if (this.#merging === null) return
+    const { keys, seqs, done } = this.#merging
+    const end = Math.min(done + MERGE_ROWS, keys.length)
+    let rows = '['
+    for (let i = done; i < end; i++)
+      rows += `${i === done ? '' : ','}[${keys[i]!},${seqs.get(keys[i]!)!}]`
+    this.ctx.storage.sql.exec(
+      'INSERT INTO claim (key, seq) SELECT value->>0, value->>1 FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING',
+      `${rows}]`,
+    )
+    if (end === keys.length) this.#setMeta('claimed', this.#merging.upTo)
+  }
+
+  /** The memory half of `#mergeSome`, once its transaction is done. */
+  #merged(): void {
+    if (this.#merging !== null) {
+      this.#merging.done = Math.min(this.#merging.done + MERGE_ROWS, this.#merging.keys.length)
+      if (this.#merging.done === this.#merging.keys.length) this.#merging = null
+    } else if (this.#fresh.size >= MERGE_AT) {
+      const seqs = this.#fresh
+      this.#merging = {
+        seqs,
+        keys: Float64Array.from(seqs.keys()).sort(),
+        done: 0,
+        upTo: this.#nextSeq,
+      }
+      this.#fresh = new Map()
     }
   }
 
   #claimAll(group: AdmitGroup, receivedAt: number): Claimed {
-    const sql = this.ctx.storage.sql
     const n = group.lengths.length
     const outcomes = new Uint8Array(n)
     const first = new Map<number, FirstAnswer>()
-    let keys = '['
-    for (let i = 0; i < n; i++) keys += (i === 0 ? '' : ',') + hashKey(group.digests, i * DIGEST)
-    keys += ']'
-    sql.exec(
-      'INSERT INTO claim (key, seq) SELECT value, ?2 + key FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING',
-      keys,
-      this.#nextSeq,
-    )
-    const fresh = sql.exec<{ n: number }>('SELECT changes() AS n').one().n
-    if (fresh === n) return this.#store(group, null, { outcomes, first, receivedAt })
-    // Something was posted before, or twice in this group: take the claims back, go one by one.
-    sql.exec(
-      'DELETE FROM claim WHERE key IN (SELECT value FROM json_each(?1)) AND seq >= ?2',
-      keys,
-      this.#nextSeq,
-    )
+    const keys: number[] = []
+    const own = new Set<number>()
+    let free = true
+    let json = '['
+    for (let i = 0; i < n; i++) {
+      const key = hashKey(group.digests, i * DIGEST)
+      free &&= !own.has(key) && !this.#fresh.has(key) && this.#merging?.seqs.has(key) !== true
+      own.add(key)
+      keys.push(key)
+      json += (i === 0 ? '' : ',') + key
+    }
+    const base = { outcomes, first, receivedAt }
+    if (free) {
+      // One look-up for the whole group; nearly always it finds nothing.
+      const taken = this.ctx.storage.sql.exec(
+        'SELECT 1 FROM json_each(?1) j CROSS JOIN claim c ON c.key = j.value LIMIT 1',
+        `${json}]`,
+      )
+      if (taken.next().done === true) return this.#store(group, null, { ...base, keys })
+    }
+    // Something was posted before, or twice in this group, or two identities share 53 bits: one by one.
     const kept: number[] = []
+    const keptKeys = new Map<number, number>()
     for (let i = 0; i < n; i++) {
       const digest = group.digests.subarray(i * DIGEST, (i + 1) * DIGEST)
-      const found = this.#claimOne(digest, this.#nextSeq + kept.length, (seq) => {
-        const at = kept[seq - this.#nextSeq]!
-        return { digest: group.digests.subarray(at * DIGEST, (at + 1) * DIGEST), receivedAt }
-      })
+      let key = keys[i]!
+      let found: Held | null = null
+      for (; ; key = (key + 1) % HASH_KEYS) {
+        const mine = keptKeys.get(key)
+        const seq = mine === undefined ? this.#holder(key) : null
+        if (mine === undefined && seq === null) break
+        const held =
+          mine === undefined
+            ? this.#held(seq!)
+            : { digest: group.digests.subarray(mine * DIGEST, (mine + 1) * DIGEST), receivedAt }
+        if (!equal(held.digest.subarray(0, 32), digest.subarray(0, 32))) continue
+        found = held
+        break
+      }
       if (found === null) {
         kept.push(i)
+        keptKeys.set(key, i)
         continue
       }
       const same = equal(found.digest.subarray(32, 64), digest.subarray(32, 64))
       outcomes[i] = same ? outcome.duplicate : outcome.conflict
       first.set(i, { eventHash: found.digest.slice(64), receivedAt: found.receivedAt })
     }
-    return this.#store(group, kept, { outcomes, first, receivedAt })
+    return this.#store(group, kept, { ...base, keys: [...keptKeys.keys()] })
   }
 
-  /** Claims one identity for `seq`, or returns who holds it. Keys that collide probe onwards. */
-  #claimOne(digest: Uint8Array, seq: number, own: (seq: number) => Held): Held | null {
-    const sql = this.ctx.storage.sql
-    for (let key = hashKey(digest); ; key = (key + 1) % HASH_KEYS) {
-      const row = sql.exec<{ seq: number }>('SELECT seq FROM claim WHERE key = ?', key).toArray()[0]
-      if (row === undefined) {
-        sql.exec('INSERT INTO claim (key, seq) VALUES (?, ?)', key, seq)
-        return null
-      }
-      const held = row.seq >= this.#nextSeq ? own(row.seq) : this.#held(row.seq)
-      if (equal(held.digest.subarray(0, 32), digest.subarray(0, 32))) return held
-    }
+  /** Who holds a key: in memory, or in the table. */
+  #holder(key: number): number | null {
+    const fresh = this.#fresh.get(key) ?? this.#merging?.seqs.get(key)
+    if (fresh !== undefined) return fresh
+    const row = this.ctx.storage.sql
+      .exec<{ seq: number }>('SELECT seq FROM claim WHERE key = ?', key)
+      .toArray()[0]
+    return row?.seq ?? null
   }
 
   #held(seq: number): Held {
@@ -357,11 +435,10 @@ export class Pool extends DurableObject<Env> {
 
   /** Moves a received, now verified event to accepted: the claim is made in this one transaction. */
   settle(shard: number, eventHash: string, group: AdmitGroup): AdmitResult {
-    const admitted = this.ctx.storage.transactionSync(() => {
-      const receivedAt = Date.now()
-      const claimed = this.#claimAll(group, receivedAt)
-      const state = claimed.outcomes[0]
-      const first = claimed.first.get(0)?.eventHash ?? null
+    const claimed = this.ctx.storage.transactionSync(() => {
+      const result = this.#claimAll(group, Date.now())
+      this.#mergeSome()
+      const state = result.outcomes[0]
       this.ctx.storage.sql.exec(
         'UPDATE received SET state = ?2, data = NULL, first = ?3, code = ?4, detail = ?5 WHERE event_hash = ?1',
         eventHash,
@@ -370,22 +447,14 @@ export class Pool extends DurableObject<Env> {
           : state === outcome.duplicate
             ? 'duplicate'
             : 'accepted',
-        first,
+        result.first.get(0)?.eventHash ?? null,
         state === outcome.conflict ? 'event-id-reused' : null,
         state === outcome.conflict ? 'The identity (source, id) was taken by another event.' : null,
       )
-      return { claimed, receivedAt }
+      return result
     })
-    const { claimed, receivedAt } = admitted
-    for (const row of claimed.rows) this.#remember(row, false)
-    this.#nextSeq = claimed.nextSeq
-    if (claimed.rows.length > 0) this.#wake(shard)
-    return {
-      receivedAt,
-      outcomes: claimed.outcomes,
-      lastSeq: claimed.nextSeq - 1,
-      first: claimed.first,
-    }
+    this.#settled(shard, claimed)
+    return answerOf(claimed)
   }
 
   /** Ends a received event whose check failed. */
@@ -433,11 +502,10 @@ export class Pool extends DurableObject<Env> {
 
   /** The first event under an identity, or null: what unsigned intake asks before it wraps a body. */
   claimed(identity: Uint8Array): FirstAnswer | null {
-    const sql = this.ctx.storage.sql
     for (let key = hashKey(identity); ; key = (key + 1) % HASH_KEYS) {
-      const row = sql.exec<{ seq: number }>('SELECT seq FROM claim WHERE key = ?', key).toArray()[0]
-      if (row === undefined) return null
-      const held = this.#held(row.seq)
+      const seq = this.#holder(key)
+      if (seq === null) return null
+      const held = this.#held(seq)
       if (equal(held.digest.subarray(0, 32), identity)) {
         return { eventHash: held.digest.slice(64), receivedAt: held.receivedAt }
       }
@@ -469,7 +537,10 @@ export class Pool extends DurableObject<Env> {
   audit(): { claims: number; nextSeq: number; forgotten: number; events: number; bytes: number } {
     const one = (query: string): number => this.ctx.storage.sql.exec<{ n: number }>(query).one().n
     return {
-      claims: one('SELECT count(*) AS n FROM claim'),
+      claims:
+        one(`SELECT count(*) AS n FROM claim WHERE seq < ${this.#meta('claimed') ?? 0}`) +
+        this.#fresh.size +
+        (this.#merging?.keys.length ?? 0),
       events: one('SELECT coalesce(sum(count), 0) AS n FROM segment'),
       bytes: one('SELECT count(*) AS n FROM bytes'),
       nextSeq: this.#nextSeq,
@@ -526,11 +597,11 @@ export class Pool extends DurableObject<Env> {
     return null
   }
 
-  #remember(row: Segment, skipForgotten: boolean): void {
+  #remember(row: Segment, from: number): void {
     const digests = new Uint8Array(row.digests)
     for (let i = 0; i < row.count; i++) {
       const seq = row.first_seq + i
-      if (skipForgotten && seq < this.#forgotten) continue
+      if (seq < from) continue
       const key = hashKey(digests, i * DIGEST + 64)
       const there = this.#waiting.get(key)
       if (there === undefined) this.#waiting.set(key, seq)
@@ -588,12 +659,28 @@ interface Held {
   readonly receivedAt: number
 }
 
+/** Claims on their way into the table, in key order. */
+interface Merge {
+  readonly seqs: ReadonlyMap<number, number>
+  readonly keys: Float64Array
+  done: number
+  /** Every event below it is in the table once this merge is done. */
+  readonly upTo: number
+}
+
 interface Claimed {
+  /** Probed keys of the accepted events, in order. */
+  readonly keys: readonly number[]
   readonly outcomes: Uint8Array
   readonly first: Map<number, FirstAnswer>
   readonly receivedAt: number
   readonly rows: readonly Segment[]
   readonly nextSeq: number
+}
+
+function answerOf({ receivedAt, nextSeq, first, outcomes }: Claimed): AdmitResult {
+  const repeats = first.size === 0 ? null : { outcomes, first }
+  return { receivedAt, lastSeq: nextSeq - 1, repeats }
 }
 
 function offsetsOf(lengths: Uint32Array): Uint32Array {

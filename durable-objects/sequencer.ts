@@ -47,7 +47,7 @@ import type { PoolPeek } from '#store/pool-api.ts'
 import type { Head, SealReport } from '#store/sequencer-api.ts'
 
 /** Bytes of events taken from a pool at once, and so of one part of the bundle in R2. */
-const PART_BYTES = 1_000_000
+const PART_BYTES = 4_000_000
 /** Level under which the raw entries of the unfinished tile are stored. */
 const ENTRIES = -1
 const ENTRY_BYTES = 32
@@ -309,7 +309,10 @@ export class Sequencer extends DurableObject<Env> {
         leaves.push(packed)
         const full: [number, number, Uint8Array][] = []
         const firstBundle = Math.floor(edge.size / TILE_WIDTH)
-        edge = append(edge, packed, (level, index, bytes) => full.push([level, index, bytes]))
+        edge = append(edge, packed, (level, index, bytes) => {
+          // Level 0 is derived from the entries when it is read (store/log.ts).
+          if (level > 0) full.push([level, index, bytes])
+        })
         for (const [level, index, bytes] of full) {
           await put(`log/${tilePath(level, index)}`, bytes, 'application/octet-stream')
         }
@@ -330,6 +333,7 @@ export class Sequencer extends DurableObject<Env> {
       }
     }
     for (const tile of edgeTiles(edge)) {
+      if (tile.level === 0) continue
       await put(
         `log/${tilePath(tile.level, tile.index, tile.width)}`,
         tile.bytes,

@@ -19,7 +19,6 @@ export async function bundleWorker(entry = 'functions/worker.ts'): Promise<strin
     conditions: ['workerd', 'worker', 'browser'],
     external: ['cloudflare:*', 'node:*'],
     logLevel: 'warning',
-    keepNames: true,
   })
   return result.outputFiles[0]!.text
 }

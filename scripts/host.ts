@@ -29,6 +29,8 @@ export interface HostOptions {
   >
   /** Print what the Worker logs. */
   readonly verbose?: boolean
+  /** Port of the runtime's inspector (Chrome DevTools protocol), for profiles. */
+  readonly inspectorPort?: number
   /** Another Worker script, for benches. */
   readonly script?: string
 }
@@ -97,6 +99,7 @@ export async function startHost(options: HostOptions): Promise<Host> {
     log: new Log(options.verbose === true ? LogLevel.INFO : LogLevel.ERROR),
     logRequests: false,
     cf: false,
+    ...(options.inspectorPort === undefined ? {} : { inspectorPort: options.inspectorPort }),
     handleStructuredLogs: (log: { level: string; message: string }) =>
       print(log, options.verbose === true),
     resourcePersistencePath: options.stateDir,

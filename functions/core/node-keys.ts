@@ -99,9 +99,18 @@ async function expand(secret: Uint8Array, info: string): Promise<Uint8Array> {
   return new Uint8Array(await crypto.subtle.deriveBits(params, key, 256))
 }
 
+/** Encoded headers by type and key: a node signs every promise under one of them. */
+const headers = new Map<string, string>()
+const MAX_HEADERS = 256
+
 /** A compact JWS (RFC 7515 §7.1) over `payload` with `{alg, kid, typ}`, signed EdDSA (RFC 8037). */
 export async function signJws(key: IdentityKey, typ: string, payload: object): Promise<string> {
-  const header = toBase64Url(utf8(JSON.stringify({ alg: 'EdDSA', kid: key.kid, typ })))
+  let header = headers.get(`${typ} ${key.kid}`)
+  if (header === undefined) {
+    header = toBase64Url(utf8(JSON.stringify({ alg: 'EdDSA', kid: key.kid, typ })))
+    if (headers.size >= MAX_HEADERS) headers.clear()
+    headers.set(`${typ} ${key.kid}`, header)
+  }
   const input = `${header}.${toBase64Url(utf8(JSON.stringify(payload)))}`
   return `${input}.${toBase64Url(await key.sign(utf8(input)))}`
 }

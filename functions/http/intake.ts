@@ -431,6 +431,10 @@ async function postBulk(call: Call): Promise<Response> {
       continue
     }
     const admission = admissions[next++]!
+    if (admission instanceof VaultMeshError) {
+      results.push(JSON.stringify({ line, problem: problemOf(admission) }))
+      continue
+    }
     if (admission.state === 'conflict') {
       results.push(JSON.stringify({ line, problem: problemOf(conflict(admission)) }))
       continue

@@ -6,12 +6,12 @@
  */
 
 import * as z from 'zod'
-import { toBase64, toHex } from '#core/bytes.ts'
+import { toHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { leafHash } from '#core/merkle.ts'
-import { parseTilePath } from '#core/tile.ts'
+import { parseTilePath, type TileName } from '#core/tile.ts'
 import { findEvent } from '#store/events.ts'
-import { proveConsistency, proveInclusion } from '#store/log.ts'
+import { proveConsistency, proveInclusion, readTile } from '#store/log.ts'
 import type { Head } from '#store/sequencer-api.ts'
 import { hashName } from './admission.ts'
 import { asVaultMeshError } from './problem.ts'
@@ -67,7 +67,12 @@ export const getTile = route({
   path: '/log/tile/{path*}',
   tag: 'log',
   summary: 'A C2SP tlog-tiles tile: /log/tile/<L>/<N>[.p/<W>] or /log/tile/entries/<N>[.p/<W>]',
-  params: z.object({ path: z.string() }),
+  params: z.object({
+    path: z.string().meta({
+      description: '<L>/<N>[.p/<W>] or entries/<N>[.p/<W>], N in groups of three: x001/x234/067',
+      examples: ['0/000'],
+    }),
+  }),
   answers: {
     200: {
       description: 'W × 32 bytes of hashes, or W × (uint16 length ‖ entry)',
@@ -76,20 +81,16 @@ export const getTile = route({
     404: { description: 'no such tile' },
   },
   async handle({ env, params }) {
-    const path = `tile/${params.path}`
+    let name: TileName
     try {
-      parseTilePath(path)
+      name = parseTilePath(`tile/${params.path}`)
     } catch {
       throw new VaultMeshError('not-found', 'This is not the path of a tile (C2SP tlog-tiles).')
     }
-    const object = await env.BUCKET.get(`log/${path}`)
-    if (object === null) throw new VaultMeshError('not-found', 'The log has no such tile.')
-    return new Response(object.body, {
-      headers: {
-        'content-type': 'application/octet-stream',
-        'cache-control': IMMUTABLE,
-        etag: object.httpEtag,
-      },
+    const tile = await readTile(env.BUCKET, name)
+    if (tile === null) throw new VaultMeshError('not-found', 'The log has no such tile.')
+    return new Response(tile, {
+      headers: { 'content-type': 'application/octet-stream', 'cache-control': IMMUTABLE },
     })
   },
 })
@@ -100,8 +101,11 @@ const inclusionSchema = z
   .object({
     leafIndex: z.int(),
     treeSize: z.int(),
-    leafHash: z.string(),
-    hashes: z.array(z.string()),
+    leafHash: z
+      .string()
+      .nullable()
+      .describe('64 hex digits, SHA-256(0x00 ‖ eventHash); null when asked by index'),
+    hashes: z.array(z.string()).describe('64 hex digits each, the leaf’s sibling first'),
     checkpoint: z.string().nullable().describe('the newest checkpoint, if treeSize is its size'),
   })
   .meta({ id: 'InclusionProof' })
@@ -114,7 +118,7 @@ export const getInclusionProof = route({
   summary: 'An inclusion proof (RFC 9162 §2.1.3) by event hash or leaf index',
   query: z.object({
     hash: hashParam.optional().describe('sha256:<hex> of the event'),
-    index: treeSize.optional(),
+    index: treeSize.optional().describe('leaf index, from 0'),
     size: treeSize.optional().describe('tree size; the newest if absent'),
   }),
   answers: {
@@ -141,7 +145,7 @@ export const getInclusionProof = route({
     return json({
       leafIndex: index,
       treeSize: size,
-      leafHash: query.hash === undefined ? null : toBase64(leafHash(query.hash)),
+      leafHash: query.hash === undefined ? null : toHex(leafHash(query.hash)),
       hashes: hashes.map(toHex),
       checkpoint: size === head.size ? head.checkpoint : null,
     })
@@ -155,7 +159,7 @@ export const getConsistencyProof = route({
   tag: 'log',
   summary: 'A consistency proof (RFC 9162 §2.1.4) between two sizes',
   query: z.object({
-    from: treeSize,
+    from: treeSize.describe('the smaller size, at least 1'),
     to: treeSize.optional().describe('the newest size if absent'),
   }),
   answers: {
@@ -166,8 +170,8 @@ export const getConsistencyProof = route({
           .object({
             from: z.int(),
             to: z.int(),
-            hashes: z.array(z.string()),
-            checkpoint: z.string().nullable(),
+            hashes: z.array(z.string()).describe('64 hex digits each; none if from = to'),
+            checkpoint: z.string().nullable().describe('the newest, if `to` is its size'),
           })
           .meta({ id: 'ConsistencyProof' }),
       },

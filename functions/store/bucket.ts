@@ -1,8 +1,9 @@
 /**
  * R2 as the log uses it: objects that are written once and never change.
  *
- * Keys are the URL paths they are served under, so a public bucket behind a CDN serves the same log:
- *   log/tile/<L>/<N>[.p/<W>], log/tile/entries/…   C2SP tlog-tiles
+ * Keys are the URL paths they are served under:
+ *   log/tile/entries/<N>[.p/<W>]                   C2SP tlog-tiles entry bundles
+ *   log/tile/<L>/<N>[.p/<W>]                       hash tiles above level 0 (level 0 is derived from entries)
  *   log/checkpoint                                 a backup, never read by a node
  *   batches/<height>                               manifest, checkpoint and parts of a batch, as JSON
  *   events/<height>/<part>                         the events of a batch, NDJSON of compact JWS
@@ -12,8 +13,8 @@
 import { equal } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 
-/** Puts in flight at once: the platform gives an invocation six connections. */
-const PUTS_IN_FLIGHT = 6
+/** Puts in flight at once: what the platform gives no connection waits in its queue; 16 × ≤ 4 MB is bounded. */
+const PUTS_IN_FLIGHT = 16
 
 /**
  * Writes an object that must never change. A repeat with the same bytes is harmless; other bytes under
@@ -26,7 +27,7 @@ export async function putImmutable(
   contentType: string,
 ): Promise<void> {
   const put = await bucket.put(key, bytes, {
-    onlyIf: new Headers({ 'if-none-match': '*' }),
+    onlyIf: { etagDoesNotMatch: '*' },
     httpMetadata: { contentType },
   })
   if (put !== null) return

@@ -92,28 +92,24 @@ interface Row {
 }
 
 function* chunks(rows: readonly Row[], names: NameCache): Generator<[first: number, json: string]> {
-  let json = ''
+  let chunk: unknown[] = []
   let first = 0
+  let size = 0
   for (const [i, r] of rows.entries()) {
-    const row = JSON.stringify([
-      r.key,
-      r.hash,
-      r.id,
-      names.get(`source\n${r.source}`),
-      names.get(`type\n${r.type}`),
-      r.subject,
-      r.timeAt,
-      r.offset,
-      r.length,
-    ])
-    if (i > first && (i - first >= CHUNK_ROWS || json.length + row.length >= CHUNK_CHARS)) {
-      yield [first, `[${json}]`]
-      json = ''
+    // 160: the fixed columns as JSON; attributes may need six characters each for one.
+    const length = 160 + 6 * (r.id.length + (r.subject?.length ?? 0))
+    if (chunk.length >= CHUNK_ROWS || (chunk.length > 0 && size + length > CHUNK_CHARS)) {
+      yield [first, JSON.stringify(chunk)]
+      chunk = []
       first = i
+      size = 0
     }
-    json += (json === '' ? '' : ',') + row
+    size += length
+    const source = names.get(`source\n${r.source}`)
+    const type = names.get(`type\n${r.type}`)
+    chunk.push([r.key, r.hash, r.id, source, type, r.subject, r.timeAt, r.offset, r.length])
   }
-  if (json !== '') yield [first, `[${json}]`]
+  if (chunk.length > 0) yield [first, JSON.stringify(chunk)]
 }
 
 async function intern(db: D1Database, rows: readonly Row[], names: NameCache): Promise<void> {

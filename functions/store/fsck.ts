@@ -14,7 +14,7 @@ import { sha256 } from '#core/sha256.ts'
 import { decodeEntries, tilePath, tileWidth } from '#core/tile.ts'
 import { readBatchRecord, type BatchRecord } from '#store/batches.ts'
 import { eventsKey, getBytes } from '#store/bucket.ts'
-import { proveConsistency, proveInclusion } from '#store/log.ts'
+import { proveConsistency, proveInclusion, readTile } from '#store/log.ts'
 import { verifyConsistencyProof } from '#core/consistency-proof.ts'
 import { verifyInclusionProof } from '#core/inclusion-proof.ts'
 import type { NodeContext } from '#store/node.ts'
@@ -138,7 +138,7 @@ async function checkTiles(
   for (let tile = first; tile <= last; tile++) {
     const width = tileWidth(0, tile, record.treeSize)
     const bundle = await getBytes(env.BUCKET, `log/${tilePath('entries', tile, width)}`)
-    const hashTile = await getBytes(env.BUCKET, `log/${tilePath(0, tile, width)}`)
+    const hashTile = await readTile(env.BUCKET, { level: 0, index: tile, width })
     if (bundle === null || hashTile === null) {
       findings.push(`Batch ${record.height}: tile ${tile} of width ${width} is missing.`)
       continue

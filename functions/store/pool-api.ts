@@ -27,12 +27,14 @@ export interface FirstAnswer {
 /** The answer to a group; it arrives only after everything in it is durable. */
 export interface AdmitResult {
   readonly receivedAt: number
-  /** One value of `outcome` an event. */
-  readonly outcomes: Uint8Array
-  /** Sequence number of the last accepted event; -1 if none was. */
+  /** Sequence number of the shard's newest event; -1 if it has none. */
   readonly lastSeq: number
-  /** By position, for duplicates and conflicts. */
-  readonly first: ReadonlyMap<number, FirstAnswer>
+  /** Null if every event was accepted, else what became of each and who came first, by position. */
+  readonly repeats: {
+    /** One value of `outcome` an event. */
+    readonly outcomes: Uint8Array
+    readonly first: ReadonlyMap<number, FirstAnswer>
+  } | null
 }
 
 /** A run of waiting events. */
