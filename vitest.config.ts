@@ -2,6 +2,8 @@ import path from 'node:path'
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 
+const migrations = await readD1Migrations(path.join(import.meta.dirname, 'migrations'))
+
 export default defineConfig({
   test: {
     coverage: {
@@ -12,6 +14,53 @@ export default defineConfig({
     projects: [
       {
         test: { name: 'core', include: ['test/core/**/*.test.ts'], environment: 'node' },
+      },
+      {
+        // The real Worker and Durable Objects on a simulated platform whose every step can fail.
+        resolve: {
+          alias: {
+            'cloudflare:workers': path.resolve(
+              import.meta.dirname,
+              'test/sim/cloudflare-workers.ts',
+            ),
+          },
+        },
+        test: { name: 'sim', include: ['test/sim/**/*.test.ts'], environment: 'node' },
+      },
+      {
+        // The same in the real runtime.
+        plugins: [
+          cloudflareTest({
+            wrangler: { configPath: './wrangler.toml' },
+            miniflare: {
+              compatibilityFlags: ['service_binding_extra_handlers'],
+              bindings: {
+                TEST_MIGRATIONS: migrations,
+                NODE_SECRET: Buffer.alloc(32, 1).toString('base64url'),
+                INTAKE_SHARDS: '2',
+                SEAL_BATCH_MAX_INTERVAL_MS: '500',
+              },
+            },
+          }),
+        ],
+        test: {
+          name: 'workerd',
+          include: ['test/workerd/**/*.test.ts'],
+          setupFiles: ['test/workerd/setup.ts'],
+          testTimeout: 60_000,
+        },
+      },
+      {
+        // Whole nodes in their own processes: one file at a time, on two cores they would time out.
+        test: {
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts'],
+          environment: 'node',
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 1 },
+        },
       },
     ],
   },

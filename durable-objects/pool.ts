@@ -97,7 +97,7 @@ export class Pool extends DurableObject<Env> {
     this.#fresh.clear()
     this.#merging = null
     const claimed = this.#meta('claimed') ?? 0
-    for (const row of [...this.#segmentsFrom(claimed)]) this.#claimAgain(row, claimed)
+    for (const row of Array.from(this.#segmentsFrom(claimed))) this.#claimAgain(row, claimed)
   }
 
   /** Reads claims of a segment back into memory, as they were probed when they were made. */

@@ -14,13 +14,14 @@ import type { Json } from '#core/strict-json.ts'
 export const MAX_ATTRIBUTE_CHARS = 1024
 
 /** CloudEvents 1.0 §3.1 String: no control characters, unpaired surrogates or non-characters. */
-const FORBIDDEN = /[\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff]|\p{Surrogate}/u
+const FORBIDDEN = /[\u0000-\u001f\u007f-\u009f\p{Noncharacter_Code_Point}]|\p{Surrogate}/u
+const FORBIDDEN_SAYS = 'holds a character that CloudEvents §3.1 forbids'
 
 const attribute = z
   .string()
   .min(1)
   .max(MAX_ATTRIBUTE_CHARS)
-  .refine((text) => !FORBIDDEN.test(text), 'holds a character that CloudEvents §3.1 forbids')
+  .refine((text) => !FORBIDDEN.test(text), FORBIDDEN_SAYS)
 
 /** CloudEvents 1.0 with the attributes that VaultMesh needs; extensions are scalars. */
 export const cloudEventSchema = z
@@ -51,6 +52,8 @@ export interface CloudEvent {
 
 /** Checks `value` and returns what intake needs; throws `bad-event` naming the attribute. */
 export function parseCloudEvent(value: Json): CloudEvent {
+  // Before zod, which leaves out an own key "__proto__" instead of judging it.
+  checkNames(value)
   const parsed = cloudEventSchema.safeParse(value)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
@@ -58,12 +61,10 @@ export function parseCloudEvent(value: Json): CloudEvent {
     throw new VaultMeshError('bad-event', `CloudEvents: ${where}: ${issue.message}.`)
   }
   const event = parsed.data
-  for (const name in event) {
-    if (name !== 'data_base64' && !/^[a-z0-9]+$/.test(name)) {
-      throw new VaultMeshError(
-        'bad-event',
-        `CloudEvents: attribute ${JSON.stringify(name.slice(0, 64))} is not lowercase letters and digits (CloudEvents 1.0 §3.1).`,
-      )
+  for (const [name, text] of Object.entries(event)) {
+    if (name === 'data' || name === 'data_base64') continue
+    if (typeof text === 'string' && FORBIDDEN.test(text)) {
+      throw new VaultMeshError('bad-event', `CloudEvents: "${name}": ${FORBIDDEN_SAYS}.`)
     }
   }
   if (event.data !== undefined && event.data_base64 !== undefined) {
@@ -82,5 +83,18 @@ export function parseCloudEvent(value: Json): CloudEvent {
     type: event.type,
     subject: event.subject ?? null,
     timeAt,
+  }
+}
+
+/** CloudEvents 1.0 §3.1: attribute names are lowercase ASCII letters and digits. */
+function checkNames(value: Json): void {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return
+  for (const name of Object.keys(value)) {
+    if (name !== 'data_base64' && !/^[a-z0-9]+$/.test(name)) {
+      throw new VaultMeshError(
+        'bad-event',
+        `CloudEvents: attribute ${JSON.stringify(name.slice(0, 64))} is not lowercase letters and digits (CloudEvents 1.0 §3.1).`,
+      )
+    }
   }
 }

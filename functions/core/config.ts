@@ -6,7 +6,9 @@
  */
 
 import * as z from 'zod'
-import { canonicalDid, parseDid } from '#core/did.ts'
+import { utf8 } from '#core/bytes.ts'
+import { MAX_ORIGIN_BYTES } from '#core/checkpoint.ts'
+import { parseDid } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
 
 const integer = (min: number, max: number) =>
@@ -31,7 +33,8 @@ const schema = z.object({
   ORIGIN: z
     .string()
     .regex(/^[^\s+\p{White_Space}]{1,255}$/u, 'must be a schema-less URL without spaces or +')
-    .refine((v) => !v.includes('://'), 'must be schema-less: no https://'),
+    .refine((v) => !v.includes('://'), 'must be schema-less: no https://')
+    .refine((v) => utf8(v).length <= MAX_ORIGIN_BYTES, `has more than ${MAX_ORIGIN_BYTES} bytes`),
   NODE_DID: z.string().default(''),
   NETWORK: z.enum(['dev', 'production']).default('dev'),
   HARBINGER_SIG_REQUIRED: flag.default(true),
@@ -100,7 +103,8 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
   const rails = v.RAILS.map((rail) => rail.toUpperCase())
   for (const rail of rails) if (rail !== 'TSA') throw bad('RAILS', `knows TSA, not "${rail}"`)
   for (const url of v.TSA_URLS)
-    if (!URL.canParse(url)) throw bad('TSA_URLS', `"${url}" is not a URL`)
+    if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ''))
+      throw bad('TSA_URLS', `"${url}" is not an http or https URL`)
   if (rails.includes('TSA') && v.TSA_URLS.length === 0)
     throw bad('TSA_URLS', 'is empty but RAILS names TSA')
   const tsaRoots =
@@ -134,9 +138,11 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
 
 function allowList(entries: readonly string[]): ReadonlySet<string> | null {
   if (entries.includes('*')) return null
+  const allowed = new Set<string>()
   for (const did of entries) {
     try {
-      parseDid(did)
+      // A DID URL allows its DID: a signer is compared without fragment.
+      allowed.add(parseDid(did).canonical)
     } catch (cause) {
       throw new VaultMeshError(
         'bad-config',
@@ -145,7 +151,7 @@ function allowList(entries: readonly string[]): ReadonlySet<string> | null {
       )
     }
   }
-  return new Set(entries.map(canonicalDid))
+  return allowed
 }
 
 function bad(key: string, why: string): VaultMeshError {

@@ -11,6 +11,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { signJws, type IdentityKey } from '#core/node-keys.ts'
 import { sha256 } from '#core/sha256.ts'
 import { Signers } from '#core/signer.ts'
+import { parseStrictJson } from '#core/strict-json.ts'
 import { isoTime } from '#core/time.ts'
 
 /** `typ` of a promise. */
@@ -56,7 +57,13 @@ function claims(key: IdentityKey, terms: PromiseTerms): object {
   }
 }
 
-/** The claims of a promise whose signature verifies; throws `bad-jws`, `bad-header`, `bad-signature`. */
+const CLAIMS = { code: 'bad-jws', name: 'The promise' } as const
+
+/**
+ * The claims of a promise whose signature verifies under the key it names; whether that is the node's
+ * is the caller's to check. Throws `bad-jws`, `bad-encoding`, `bad-header`, `bad-did`, `duplicate-key` or
+ * `bad-signature`.
+ */
 export async function verifyPromise(jws: string): Promise<Readonly<Record<string, unknown>>> {
   const parts = jws.split('.')
   if (parts.length !== 3) throw new VaultMeshError('bad-jws', 'A promise is a compact JWS.')
@@ -65,7 +72,10 @@ export async function verifyPromise(jws: string): Promise<Readonly<Record<string
   if (!(await signer.verify(input, fromBase64Url(parts[2]!)))) {
     throw new VaultMeshError('bad-signature', 'The promise is not signed by the key it names.')
   }
-  const payload = JSON.parse(fromUtf8(fromBase64Url(parts[1]!))) as Record<string, unknown>
+  const claimed = parseStrictJson(fromUtf8(fromBase64Url(parts[1]!)), CLAIMS)
+  if (typeof claimed !== 'object' || claimed === null || Array.isArray(claimed))
+    throw new VaultMeshError('bad-jws', 'The promise is not a JSON object.')
+  const payload = claimed as Readonly<Record<string, unknown>>
   if (payload['iss'] !== signer.did)
     throw new VaultMeshError('bad-jws', 'The promise names another issuer.')
   return payload

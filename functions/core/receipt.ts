@@ -24,8 +24,9 @@ import { VaultMeshError } from '#core/errors.ts'
 import { verifyInclusionProof } from '#core/inclusion-proof.ts'
 import { leafHash } from '#core/merkle.ts'
 import { formatProofFile } from '#core/proof-file.ts'
-import { parseNote, parseVkey } from '#core/signed-note.ts'
+import { parseNote, parseVkey, TYPE_ED25519, type VerifierKey } from '#core/signed-note.ts'
 import { Signers } from '#core/signer.ts'
+import { parseStrictJson } from '#core/strict-json.ts'
 
 const hashText = z.string().regex(/^sha256:[0-9a-f]{64}$/)
 const hex64 = z.string().regex(/^[0-9a-f]{64}$/)
@@ -97,15 +98,11 @@ export interface Report {
   readonly beforeAt: number | null
 }
 
-/** Reads a receipt; throws `bad-receipt` naming the field. */
+const RECEIPT = { code: 'bad-receipt', name: 'The receipt' } as const
+
+/** Reads a receipt; throws `bad-receipt` naming the field, `duplicate-key` for a key given twice. */
 export function parseReceipt(text: string): Receipt {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (cause) {
-    throw new VaultMeshError('bad-receipt', 'The receipt is not JSON.', { cause })
-  }
-  const parsed = receiptSchema.safeParse(value)
+  const parsed = receiptSchema.safeParse(parseStrictJson(text, RECEIPT))
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
     throw new VaultMeshError(
@@ -118,8 +115,8 @@ export function parseReceipt(text: string): Receipt {
 
 /**
  * Verifies a receipt offline, and the event's bytes against it when they are given.
- * Never throws for a bad receipt: the report says what failed. Throws `bad-note` for an unreadable vkey
- * of the caller's own trust.
+ * Never throws for a bad receipt: the report says what failed. Throws for the caller's own trust:
+ * `bad-note` for an unreadable vkey, `bad-config` for an unreadable TSA root.
  */
 export async function verifyReceipt(
   receipt: Receipt,
@@ -127,9 +124,11 @@ export async function verifyReceipt(
   event?: Uint8Array,
 ): Promise<Report> {
   const checks: Check[] = []
+  const logs = trust.vkeys.map(parseVkey).filter((key) => key.type === TYPE_ED25519)
   const eventHash = hashFromHex(receipt.eventHash.slice(7))
   const fail = (name: string, error: unknown): Report => {
-    if (!(error instanceof VaultMeshError)) throw error
+    // An unreadable TSA root is the caller's fault, not the receipt's.
+    if (!(error instanceof VaultMeshError) || error.code === 'bad-config') throw error
     const untrusted = error.code === 'untrusted-key'
     checks.push({ name, ok: false, detail: error.message })
     return {
@@ -159,7 +158,7 @@ export async function verifyReceipt(
 
   let root: Hash
   try {
-    root = await checkCheckpoint(receipt, trust)
+    root = await checkCheckpoint(receipt, logs)
     checks.push({
       name: 'checkpoint',
       ok: true,
@@ -250,9 +249,12 @@ async function checkEvent(event: Uint8Array, receipt: Receipt, eventHash: Hash):
   return `${event.length} bytes hash to the leaf, signed by ${open.signer.did}`
 }
 
-async function checkCheckpoint(receipt: Receipt, trust: ReceiptTrust): Promise<Hash> {
-  const claimed = parseCheckpoint(parseNote(receipt.checkpoint).text)
-  const log = trust.vkeys.map(parseVkey).find((key) => key.name === claimed.origin)
+async function checkCheckpoint(receipt: Receipt, logs: readonly VerifierKey[]): Promise<Hash> {
+  const note = parseNote(receipt.checkpoint)
+  const claimed = parseCheckpoint(note.text)
+  const named = logs.filter((key) => key.name === claimed.origin)
+  const signed = new Set(note.signatures.map(({ keyId }) => keyId))
+  const log = named.find(({ keyId }) => signed.has(keyId)) ?? named[0]
   if (log === undefined) {
     throw new VaultMeshError(
       'untrusted-key',

@@ -12,7 +12,7 @@
 
 import { ed25519 } from '@noble/curves/ed25519.js'
 import { p256 } from '@noble/curves/nist.js'
-import { fromBase64Url, fromUtf8 } from '#core/bytes.ts'
+import { fromBase64Url, fromUtf8, utf8 } from '#core/bytes.ts'
 import { parseDid, type DidKey } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import {
@@ -52,6 +52,8 @@ const pairs: Record<Alg, DidKey['kind']> = {
 
 /** Imported keys kept: 4,096 × ≈ 1 KiB = 4 MiB of a 128 MiB isolate. */
 const MAX_SIGNERS = 4096
+/** Longest header kept: a kid of 256 characters with alg and typ has ≈ 430; padded ones must not pile up. */
+const MAX_CACHED_HEADER = 1024
 /** Precomputed points kept: 64 × ≈ 1 MiB (4,224 points of two 256-bit coordinates and overhead). */
 const MAX_HOT_POINTS = 64
 /** A table costs ≈ 10 ms and saves ≈ 0.25 ms a signature, so it pays from the 40th on. */
@@ -70,14 +72,16 @@ export class Signers {
 
   /**
    * The signer of a base64url protected header.
-   * Throws `bad-encoding`, `bad-header` or `bad-did`.
+   * Throws `bad-encoding`, `bad-header`, `duplicate-key` or `bad-did`.
    */
   async of(header: string): Promise<Signer> {
     const known = this.#signers.get(header)
     if (known !== undefined) return known
     const signer = await this.#resolve(parseHeader(header, this.#typ))
+    if (header.length > MAX_CACHED_HEADER) return signer
     if (this.#signers.size >= MAX_SIGNERS) evictOldest(this.#signers)
-    this.#signers.set(header, signer)
+    // A copy: the text is a slice, and a slice keeps the whole event alive (67 KB a signer, measured).
+    this.#signers.set(fromUtf8(utf8(header)), signer)
     return signer
   }
 
@@ -97,7 +101,8 @@ export class Signers {
         return { ...base, verify: (m, s) => verifyWebCrypto(ES256, key, s, m) }
       }
       case 'secp256k1': {
-        const plain = cheapPoint(() => who.key)
+        const plain = cheapPoint(who.key)
+        checkPoint(plain)
         return {
           ...base,
           verify: async (m, s) => verifyDigest(sha256(m), s, this.#point(who.did, plain)),
@@ -114,7 +119,7 @@ export class Signers {
     if (hot !== undefined) return hot
     if (++plain.uses < HOT_AFTER) return plain.point()
     if (this.#hot.size >= MAX_HOT_POINTS) evictOldest(this.#hot)
-    const point = hotPoint(plain.key())
+    const point = hotPoint(plain.key)
     this.#hot.set(id, point)
     return point
   }
@@ -130,23 +135,29 @@ export class Signers {
     const key = recoverKey(digest, signature)
     if (key === null || addressOf(key) !== address) return false
     if (this.#addressKeys.size >= MAX_SIGNERS) evictOldest(this.#addressKeys)
-    this.#addressKeys.set(
-      address,
-      cheapPoint(() => key),
-    )
+    this.#addressKeys.set(address, cheapPoint(key))
     return true
   }
 }
 
 interface CountedPoint {
   uses: number
-  key(): Uint8Array
+  readonly key: Uint8Array
   point(): HotPoint
 }
 
-function cheapPoint(key: () => Uint8Array): CountedPoint {
+function cheapPoint(key: Uint8Array): CountedPoint {
   let point: HotPoint | null = null
-  return { uses: 0, key, point: () => (point ??= plainPoint(key())) }
+  return { uses: 0, key, point: () => (point ??= plainPoint(key)) }
+}
+
+/** Throws `bad-did` for a did:key whose bytes are no point (SEC 1 §2.3.4). */
+function checkPoint(plain: CountedPoint): void {
+  try {
+    plain.point()
+  } catch (cause) {
+    throw new VaultMeshError('bad-did', 'The secp256k1 key is no point of the curve.', { cause })
+  }
 }
 
 interface Header {
@@ -159,7 +170,7 @@ interface Header {
  * change how the rest is read (`crit`, `b64`) or who signed (`jwk`, `jku`, `x5u`, `x5c`, …).
  */
 export function parseHeader(header: string, typ: string): Header {
-  const value = parseStrictJson(fromUtf8(fromBase64Url(header)))
+  const value = parseStrictJson(fromUtf8(fromBase64Url(header)), HEADER)
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new VaultMeshError('bad-header', 'The protected header is not a JSON object.')
   }
@@ -188,6 +199,7 @@ export function parseHeader(header: string, typ: string): Header {
   return { alg: alg as Alg, kid }
 }
 
+const HEADER = { code: 'bad-header', name: 'The protected header' } as const
 const ES256 = { name: 'ECDSA', hash: 'SHA-256' }
 
 async function verifyWebCrypto(

@@ -3,11 +3,15 @@
  */
 
 const RFC3339 =
-  /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))$/
+  /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$/
+
+const YEAR_0 = Date.UTC(-1, 12)
+const YEAR_10000 = Date.UTC(10_000)
 
 /**
  * Epoch milliseconds of an RFC 3339 date-time (§5.6), or null if it is none. Fractions beyond a
- * millisecond are cut off; a leap second :60 counts as the second after it.
+ * millisecond are cut off; a leap second :60 counts as the second after it. A moment whose UTC year is
+ * not 0000 to 9999 (§1) is none either: nothing could write it back.
  */
 export function parseTime(text: string): number | null {
   const m = RFC3339.exec(text)
@@ -22,7 +26,8 @@ export function parseTime(text: string): number | null {
   if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== day) return null
   const ms = Number((m[7] ?? '').padEnd(3, '0').slice(0, 3))
   const offset = (m[8] === '-' ? -1 : 1) * (offsetHour * 60 + offsetMinute) * 60_000
-  return date.getTime() + ((hour * 60 + minute) * 60 + second) * 1000 + ms - offset
+  const at = date.getTime() + ((hour * 60 + minute) * 60 + second) * 1000 + ms - offset
+  return at < YEAR_0 || at >= YEAR_10000 ? null : at
 }
 
 /** `2026-11-23T05:36:00.000Z` for epoch milliseconds. */

@@ -53,7 +53,7 @@ for (const route of routes) {
 }
 app.notFound((c) => {
   const requestId = requestIdOf(c.req.raw)
-  const { pathname } = new URL(c.req.url)
+  const pathname = URL.parse(c.req.url)?.pathname ?? c.req.path
   const allowed = methodsOf(pathname)
   if (allowed.length === 0) {
     return problemResponse(
@@ -84,7 +84,8 @@ async function serve(
 ): Promise<Response> {
   const requestId = requestIdOf(request)
   try {
-    const url = new URL(request.url)
+    const url = URL.parse(request.url)
+    if (url === null) throw new VaultMeshError('bad-request', 'The Host header is no host.')
     const response = await route.handle({
       request,
       env,

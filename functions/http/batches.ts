@@ -11,19 +11,24 @@ import { IMMUTABLE, json, route } from './route.ts'
 
 const batchSchema = z
   .object({
-    height: z.int(),
-    firstIndex: z.int(),
+    height: z.int().describe('1, 2, 3 …'),
+    firstIndex: z.int().describe('leaf index of its first event'),
     count: z.int(),
-    treeSize: z.int(),
-    root: z.string(),
-    sealedAt: z.string(),
+    treeSize: z.int().describe('of the log after it: firstIndex + count'),
+    root: z.string().describe('sha256:<hex>, of the log at treeSize'),
+    sealedAt: z.string().meta({ format: 'date-time' }),
     manifest: z.string().describe('JWS vm-batch+jws by the node’s identity key'),
     checkpoint: z.string().describe('signed note of the log at treeSize'),
     links: z.object({ self: z.string(), events: z.string() }),
   })
   .meta({ id: 'Batch' })
 
-const height = z.coerce.number().int().min(1).max(Number.MAX_SAFE_INTEGER)
+const height = z.coerce
+  .number()
+  .int()
+  .min(1)
+  .max(Number.MAX_SAFE_INTEGER)
+  .meta({ description: 'of the batch, from 1', examples: [1] })
 
 /** GET /batches: newest first. */
 export const listRoute = route({
@@ -33,7 +38,7 @@ export const listRoute = route({
   summary: 'Sealed batches, newest first',
   query: z.object({
     below: height.optional().describe('only heights below this one'),
-    limit: z.coerce.number().int().min(1).max(1000).default(100),
+    limit: z.coerce.number().int().min(1).max(1000).default(100).describe('batches a page'),
   }),
   answers: {
     200: {
@@ -89,7 +94,8 @@ export const getBatchEvents = route({
   summary: 'The events of a batch, one compact JWS a line, in leaf order',
   params: z.object({ height }),
   answers: {
-    200: { description: 'NDJSON', content: { 'application/x-ndjson': null } },
+    200: { description: 'one event a line', content: { 'application/x-ndjson': null } },
+    403: { description: 'this node does not show events in public' },
     404: { description: 'no such batch' },
   },
   async handle({ env, node, params, ctx }) {

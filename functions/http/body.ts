@@ -4,23 +4,47 @@
 
 import { VaultMeshError, type Code } from '#core/errors.ts'
 
-/** The body's bytes; throws `code` with the limit if there are more than `limit`. */
-export async function readBody(request: Request, limit: number, code: Code): Promise<Uint8Array> {
+/**
+ * Of a body that is too large, so much is read and thrown away: a client that still writes when the
+ * connection closes sees a broken pipe and never the 413. Twice the largest bulk.
+ */
+const MAX_DRAIN_BYTES = 16_777_216
+
+/**
+ * The body's bytes; throws `code` with the limit (`named`, if callers know it by another number) when
+ * there are more than `limit`, and `bad-body` when they end before the client said they would.
+ */
+export async function readBody(
+  request: Request,
+  limit: number,
+  code: Code,
+  named = limit,
+): Promise<Uint8Array> {
   const tooLarge = (): VaultMeshError =>
-    new VaultMeshError(code, `The body has more than ${limit} bytes.`, { extra: { limit } })
+    new VaultMeshError(code, `The body has more than ${named} bytes.`, { extra: { limit: named } })
   const claimed = request.headers.get('content-length')
-  if (claimed !== null) {
-    if (Number(claimed) > limit) throw tooLarge()
+  if (claimed !== null && Number(claimed) > MAX_DRAIN_BYTES) throw tooLarge()
+  if (claimed !== null && Number(claimed) <= limit) {
     // The runtime holds the client to its Content-Length.
-    return new Uint8Array(await request.arrayBuffer())
+    return new Uint8Array(await request.arrayBuffer().catch(cutShort))
   }
   if (request.body === null) return new Uint8Array(0)
   const parts: Uint8Array[] = []
   let size = 0
-  for await (const part of request.body as ReadableStream<Uint8Array>) {
-    size += part.length
-    if (size > limit) throw tooLarge()
-    parts.push(part)
+  const reader = (request.body as ReadableStream<Uint8Array>).getReader()
+  for (;;) {
+    const { done, value } = await reader.read().catch(cutShort)
+    if (done) break
+    size += value.length
+    if (size <= limit) parts.push(value)
+    else {
+      parts.length = 0
+      if (size > MAX_DRAIN_BYTES) break
+    }
+  }
+  if (size > limit) {
+    await reader.cancel().catch(() => undefined)
+    throw tooLarge()
   }
   const out = new Uint8Array(size)
   let at = 0
@@ -29,6 +53,13 @@ export async function readBody(request: Request, limit: number, code: Code): Pro
     at += part.length
   }
   return out
+}
+
+/** A body whose length or chunks are broken (RFC 9112 §8): the sender's fault, not ours. */
+function cutShort(cause: unknown): never {
+  throw new VaultMeshError('bad-body', 'The body ended too early or its framing is broken.', {
+    cause,
+  })
 }
 
 /** The media type without parameters, in lowercase; empty if there is none. */

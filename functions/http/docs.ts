@@ -6,10 +6,8 @@
 import * as z from 'zod'
 import { codes, VaultMeshError, type Code } from '#core/errors.ts'
 import document from '../../openapi.json'
+import { docsBody, page, problemBody, type OpenApi } from './docs-page.ts'
 import { json, route } from './route.ts'
-
-const CSP =
-  "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 /** GET /openapi.json. */
 export const getOpenApi = route({
@@ -26,6 +24,9 @@ export const getOpenApi = route({
   },
 })
 
+/** Rendered once in an isolate: it changes with the code only. */
+let body: string | null = null
+
 /** GET /docs. */
 export const getDocs = route({
   method: 'GET',
@@ -34,7 +35,8 @@ export const getDocs = route({
   summary: 'This API for people',
   answers: { 200: { description: 'a page', content: { 'text/html': null } } },
   async handle() {
-    return page('VaultMesh API', '<h1>VaultMesh API</h1>')
+    body ??= docsBody(document as unknown as OpenApi)
+    return page('VaultMesh API', body, 'docs')
   },
 })
 
@@ -44,7 +46,12 @@ export const getProblemPage = route({
   path: '/problems/{code}',
   tag: 'docs',
   summary: 'What a problem type means, and what to do next',
-  params: z.object({ code: z.string() }),
+  params: z.object({
+    code: z.string().meta({
+      description: 'last part of a problem’s `type`',
+      examples: ['bad-signature'],
+    }),
+  }),
   answers: {
     200: { description: 'a page', content: { 'text/html': null } },
     404: { description: 'no such problem type' },
@@ -52,32 +59,7 @@ export const getProblemPage = route({
   async handle({ params }) {
     if (!Object.hasOwn(codes, params.code))
       throw new VaultMeshError('not-found', 'There is no such problem type.')
-    const { title, status, advice } = codes[params.code as Code]
-    return page(
-      title,
-      `<h1>${escape(title)}</h1><p><code>${params.code}</code>, HTTP ${status}</p><p>${escape(advice)}</p>`,
-    )
+    const code = params.code as Code
+    return page(codes[code].title, problemBody(code))
   },
 })
-
-function page(title: string, body: string): Response {
-  return new Response(
-    `<!doctype html><html lang="en"><meta charset="utf-8"><title>${escape(title)}</title>${body}</html>`,
-    {
-      headers: {
-        'content-type': 'text/html; charset=utf-8',
-        'content-security-policy': CSP,
-        'x-content-type-options': 'nosniff',
-        'cache-control': 'public, max-age=300',
-      },
-    },
-  )
-}
-
-function escape(text: string): string {
-  return text
-    .replaceAll('&', '&amp;')
-    .replaceAll('<', '&lt;')
-    .replaceAll('>', '&gt;')
-    .replaceAll('"', '&quot;')
-}

@@ -26,6 +26,10 @@ export const hashParam = z
   .string()
   .regex(/^(?:sha256:)?[0-9a-fA-F]{64}$/, 'must be sha256:<64 hex digits>')
   .transform((text): Hash => fromHex(text.replace('sha256:', '')))
+  .meta({
+    description: 'SHA-256 of the event’s bytes: sha256:<64 hex digits>, or the digits alone',
+    examples: ['sha256:dc35b56196715c01af1290df9dcbe317844ac37f2885a75259190549bedbf4f5'],
+  })
 
 const hashParams = z.object({ eventHash: hashParam })
 
@@ -39,6 +43,7 @@ export const getEvent = route({
   answers: {
     200: { description: 'the compact JWS', content: { 'application/jose': null } },
     304: { description: 'unchanged' },
+    403: { description: 'this node does not show events in public' },
     404: { description: 'unknown here' },
   },
   async handle(call) {
@@ -59,18 +64,27 @@ export const getEvent = route({
   },
 })
 
+const isoTimeSchema = z.string().meta({ format: 'date-time' })
+
 const statusSchema = z
   .object({
-    eventHash: z.string(),
+    eventHash: z.string().describe('sha256:<hex>'),
     status: z.enum(['received', 'accepted', 'sealed', 'anchored', 'final', 'rejected']),
-    receivedAt: z.string().optional(),
-    height: z.int().optional(),
+    receivedAt: isoTimeSchema.optional().describe('while it waits for its seal'),
+    height: z.int().optional().describe('the batch that holds it'),
     leafIndex: z.int().optional(),
-    sealedAt: z.string().optional(),
+    sealedAt: isoTimeSchema.optional(),
     anchors: z
-      .array(z.looseObject({ chain: z.string(), network: z.string(), status: z.string() }))
+      .array(
+        z.looseObject({
+          chain: z.string(),
+          network: z.string(),
+          status: z.string(),
+          anchorTs: isoTimeSchema.nullable(),
+        }),
+      )
       .optional(),
-    duplicateOf: z.string().optional(),
+    duplicateOf: z.string().optional().describe('the event that stands for this identity'),
     problem: z.looseObject({ title: z.string() }).optional(),
     links: z.record(z.string(), z.string()),
   })
@@ -169,12 +183,15 @@ async function firstOf<T>(
   return null
 }
 
-const time = z.string().transform((text, ctx) => {
-  const at = parseTime(text)
-  if (at !== null) return at
-  ctx.addIssue({ code: 'custom', message: 'must be an RFC 3339 time' })
-  return z.NEVER
-})
+const time = z
+  .string()
+  .transform((text, ctx) => {
+    const at = parseTime(text)
+    if (at !== null) return at
+    ctx.addIssue({ code: 'custom', message: 'must be an RFC 3339 time' })
+    return z.NEVER
+  })
+  .meta({ format: 'date-time' })
 
 const hitSchema = z.object({
   eventHash: z.string(),
@@ -182,7 +199,7 @@ const hitSchema = z.object({
   source: z.string(),
   type: z.string(),
   subject: z.string().nullable(),
-  time: z.string(),
+  time: isoTimeSchema.describe('as the event says, in UTC with milliseconds'),
   leafIndex: z.int(),
   height: z.int(),
   links: z.object({ self: z.string(), receipt: z.string() }),
@@ -195,16 +212,17 @@ export const searchRoute = route({
   tag: 'events',
   summary: 'Search sealed events; each hit links to its proof',
   query: z.object({
-    source: z.string().max(1024).optional(),
-    type: z.string().max(1024).optional(),
-    subject: z.string().max(1024).optional(),
+    source: z.string().max(1024).optional().describe('the signer’s DID, exactly as in the event'),
+    type: z.string().max(1024).optional().describe('exactly this type'),
+    subject: z.string().max(1024).optional().describe('exactly this subject'),
     from: time.optional().describe('RFC 3339, inclusive'),
     to: time.optional().describe('RFC 3339, exclusive'),
-    limit: z.coerce.number().int().min(1).max(1000).default(100),
+    limit: z.coerce.number().int().min(1).max(1000).default(100).describe('hits a page'),
     cursor: z
       .string()
       .refine((text) => parseCursor(text) !== null, 'is not a cursor of ours')
-      .optional(),
+      .optional()
+      .describe('`next` of the page before'),
   }),
   answers: {
     200: {
@@ -215,6 +233,7 @@ export const searchRoute = route({
           .meta({ id: 'EventPage' }),
       },
     },
+    403: { description: 'this node does not show events in public' },
   },
   async handle(call) {
     publicOnly(call)

@@ -94,6 +94,7 @@ const bulkSchema = z
           eventHash: z.string(),
           eventId: z.string(),
           receivedAt: z.string(),
+          duplicate: z.boolean().optional(),
         }),
         z.object({ line: z.int(), problem: problemSchema }),
       ]),
@@ -143,7 +144,10 @@ async function post(call: Call): Promise<Response> {
   if (type === 'application/x-ndjson') return postBulk(call)
   let bytes: Uint8Array
   if (type === 'application/jose') {
-    bytes = trimEnd(await readBody(request, MAX_EVENT_BYTES + 2, 'event-too-large'))
+    // Two more than an event may have: a CR LF at the end is not part of it.
+    bytes = trimEnd(
+      await readBody(request, MAX_EVENT_BYTES + 2, 'event-too-large', MAX_EVENT_BYTES),
+    )
   } else {
     const event =
       type === 'application/json'
@@ -164,25 +168,31 @@ async function post(call: Call): Promise<Response> {
         event ?? (await readBody(request, MAX_UNSIGNED_BYTES, 'body-too-large')),
       )
   }
+  limitAddress(call, 1)
   const open = await openEnvelope(bytes, signers)
   const prefer = readPrefer(request)
-  admitted(call, open, 1)
+  admitted(call, open)
   if (prefer.respondAsync) return receiveUnverified(call, open)
   await verifyEnvelope(open)
+  limitSigner(call, open, 'did')
   return answer(call, open, await admit(call.env, call.ctx, node, open), prefer.waitS)
 }
 
-/** Clock, allow-list and limits: everything that may refuse a well-formed event before its signature. */
-function admitted(call: Call, open: OpenEnvelope, n: number): void {
+/** Clock and allow-list: everything that may refuse a well-formed event before its signature. */
+function admitted(call: Call, open: OpenEnvelope): void {
   const { config } = call.node
   const nowAt = Date.now()
   checkTime(open.event, { nowAt, maxAgeMs: config.intakeMaxAgeMs })
   if (config.intakeAllow !== null && !config.intakeAllow.has(open.signer.canonical)) {
     throw new VaultMeshError('not-allowed', `${open.signer.did} may not post here.`)
   }
-  limits.take(`did ${open.signer.canonical}`, n, {
-    limit: config.rateLimitDid,
-    nowAt,
+}
+
+/** Counts an event for its DID. Unverified ones count apart: a forger must not use up a signer's limit. */
+function limitSigner(call: Call, open: OpenEnvelope, kind: 'did' | 'unverified'): void {
+  limits.take(`${kind} ${open.signer.canonical}`, 1, {
+    limit: call.node.config.rateLimitDid,
+    nowAt: Date.now(),
     what: 'by this DID',
   })
 }
@@ -301,7 +311,7 @@ function readPrefer(request: Request): Prefer {
 /** `Prefer: respond-async`: keep the bytes, check the signature later. */
 async function receiveUnverified(call: Call, open: OpenEnvelope): Promise<Response> {
   const { env, node } = call
-  limitAddress(call, 1)
+  limitSigner(call, open, 'unverified')
   const identity = identityOf(node, open.signer.canonical, open.event.id)
   const shard = shardOf(identity, node.config.intakeShards)
   const eventHash = toHex(open.eventHash)
@@ -407,8 +417,9 @@ async function postBulk(call: Call): Promise<Response> {
     try {
       const jws = bytes[0] === 0x7b ? lineEvent(bytes) : bytes
       const open = await openEnvelope(jws, signers)
-      admitted(call, open, 1)
+      admitted(call, open)
       await verifyEnvelope(open)
+      limitSigner(call, open, 'did')
       good.push({ at: i, open })
     } catch (error) {
       problems.set(i, asVaultMeshError(error))

@@ -22,7 +22,23 @@ export const getHealth = route({
       description: 'alive',
       content: {
         'application/json': z
-          .looseObject({ ok: z.boolean(), node_id: z.string(), version: z.string() })
+          .looseObject({
+            ok: z.boolean(),
+            node_id: z.string(),
+            node_did: z.string(),
+            network: z.enum(['dev', 'production']),
+            version: z.string(),
+            log: z
+              .looseObject({
+                origin: z.string(),
+                height: z.int(),
+                treeSize: z.int(),
+                indexedHeight: z.int(),
+                sealedAt: z.string().meta({ format: 'date-time' }).nullable(),
+              })
+              .nullable()
+              .describe('the head; null while the Sequencer does not answer'),
+          })
           .meta({ id: 'Health' }),
       },
     },
@@ -64,16 +80,16 @@ export const getWellKnown = route({
         'application/json': z
           .object({
             node_id: z.string(),
-            node_did: z.string(),
-            origin: z.string(),
-            vkey: z.string(),
+            node_did: z.string().describe('signs promises and manifests'),
+            origin: z.string().describe('the log’s name: first line of its checkpoints'),
+            vkey: z.string().describe('the log’s key as C2SP signed-note writes it'),
             witness: z.object({ name: z.string(), vkey: z.string() }),
             version: z.string(),
             network: z.enum(['dev', 'production']),
-            rails: z.array(z.string()),
+            rails: z.array(z.string()).describe('chains an event must be anchored on to be final'),
             lawHash: z.string().nullable(),
             rotation: z.array(z.string()),
-            tsa_roots: z.array(z.string()),
+            tsa_roots: z.array(z.string()).describe('PEM roots that timestamps lead to'),
           })
           .meta({ id: 'WellKnown' }),
       },
@@ -103,13 +119,36 @@ export const getAnchorStatus = route({
   path: '/anchors/status',
   tag: 'anchors',
   summary: 'The anchor outbox: what waits, why, and when it is tried again',
-  query: z.object({ limit: z.coerce.number().int().min(1).max(1000).default(50) }),
+  query: z.object({
+    limit: z.coerce.number().int().min(1).max(1000).default(50).describe('jobs, newest first'),
+  }),
   answers: {
     200: {
       description: 'newest first',
       content: {
         'application/json': z
-          .object({ anchors: z.array(z.looseObject({ chain: z.string() })) })
+          .object({
+            anchors: z.array(
+              z.looseObject({
+                root: z.string().describe('0x<hex>'),
+                treeSize: z.int(),
+                chain: z.string(),
+                network: z.string(),
+                status: z.enum([
+                  'pending',
+                  'submitted',
+                  'included',
+                  'verified',
+                  'reorged',
+                  'failed',
+                ]),
+                attempts: z.int(),
+                failures: z.int().describe('since the last success'),
+                nextAt: z.string().meta({ format: 'date-time' }).nullable(),
+                reason: z.string().nullable(),
+              }),
+            ),
+          })
           .meta({ id: 'AnchorStatus' }),
       },
     },
@@ -151,7 +190,17 @@ export const getAlerts = route({
       description: 'newest first',
       content: {
         'application/json': z
-          .object({ alerts: z.array(z.looseObject({ kind: z.string() })) })
+          .object({
+            alerts: z.array(
+              z.looseObject({
+                kind: z.string(),
+                severity: z.string(),
+                detail: z.string(),
+                link: z.string(),
+                openedAt: z.string().meta({ format: 'date-time' }),
+              }),
+            ),
+          })
           .meta({ id: 'Alerts' }),
       },
     },

@@ -18,7 +18,12 @@ export const getReceipt = route({
   tag: 'receipts',
   summary: 'The receipt of an event: verifies offline, without this node',
   params: z.object({ eventHash: hashParam }),
-  query: z.object({ format: z.enum(['json', 'tlog-proof']).optional() }),
+  query: z.object({
+    format: z
+      .enum(['json', 'tlog-proof'])
+      .optional()
+      .describe('instead of Accept, for links and browsers'),
+  }),
   answers: {
     200: {
       description: 'JSON, or C2SP tlog-proof for Accept: text/plain or ?format=tlog-proof',

@@ -34,7 +34,12 @@ export interface Load {
 }
 
 /** The bytes of a request. */
-export function request(method: string, path: string, headers: Readonly<Record<string, string>> = {}, body?: string | Buffer): Buffer {
+export function request(
+  method: string,
+  path: string,
+  headers: Readonly<Record<string, string>> = {},
+  body?: string | Buffer,
+): Buffer {
   const payload = body === undefined ? Buffer.alloc(0) : Buffer.from(body)
   const lines = [`${method} ${path} HTTP/1.1`, 'host: 127.0.0.1']
   for (const [name, value] of Object.entries(headers)) lines.push(`${name}: ${value}`)
@@ -73,7 +78,10 @@ export async function load(options: Load): Promise<LoadResult> {
   await Promise.all(Array.from({ length: options.connections }, one))
   const seconds = (performance.now() - startedAt) / 1000
   latencies.sort((a, b) => a - b)
-  const failed = Object.entries(statuses).reduce((n, [status, count]) => n + (Number(status) >= 400 ? count : 0), 0)
+  const failed = Object.entries(statuses).reduce(
+    (n, [status, count]) => n + (Number(status) >= 400 ? count : 0),
+    0,
+  )
   return {
     requests: latencies.length,
     failed,
@@ -99,7 +107,7 @@ function open(port: number): Promise<Socket> {
 }
 
 class ResponseReader {
-  #buffer = Buffer.alloc(0)
+  #buffer: Buffer = Buffer.alloc(0)
   #wake: ((error?: Error) => void) | null = null
   #ended: Error | null = null
 
@@ -149,7 +157,7 @@ class ResponseReader {
       return { status, body: Buffer.alloc(0) }
     }
     const parts: Buffer[] = []
-    for (let at = end + 4; ; ) {
+    for (let at = end + 4; ;) {
       const line = this.#buffer.indexOf('\r\n', at)
       if (line < 0) return null
       const size = parseInt(this.#buffer.toString('latin1', at, line), 16)

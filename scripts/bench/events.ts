@@ -16,8 +16,14 @@ export async function makeEvents(n: number): Promise<string[]> {
       const seed = randomBytes(32)
       const { publicKey } = await ed25519Key(seed)
       const did = didKey('ed25519', publicKey)
-      const key = createPrivateKey({ key: Buffer.concat([PKCS8, seed]), format: 'der', type: 'pkcs8' })
-      const header = Buffer.from(JSON.stringify({ alg: 'EdDSA', kid: didKeyUrl(did), typ: 'vm-event+jws' }))
+      const key = createPrivateKey({
+        key: Buffer.concat([PKCS8, seed]),
+        format: 'der',
+        type: 'pkcs8',
+      })
+      const header = Buffer.from(
+        JSON.stringify({ alg: 'EdDSA', kid: didKeyUrl(did), typ: 'vm-event+jws' }),
+      )
       return { did, key, header: header.toString('base64url') }
     }),
   )

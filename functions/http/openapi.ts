@@ -1,0 +1,407 @@
+/**
+ * OpenAPI 3.1 from the route table: the schemas that validate a request are the ones published.
+ *
+ * A schema with `.meta({ id })` becomes a component. Every schema is shown from its input side: what a
+ * caller writes, and of an answer what a reader may rely on, so that a field added later breaks nobody.
+ * What the schemas cannot say (opaque bodies, request headers, curl) stands in the tables below, and a
+ * test demands that each of their keys names a route.
+ */
+
+import * as z from 'zod'
+import { cloudEventSchema } from '#core/cloud-event.ts'
+import { MAX_EVENT_BYTES } from '#core/envelope.ts'
+import { VERSION } from '#store/node.ts'
+import { MAX_BULK_BYTES, MAX_BULK_LINES } from './intake.ts'
+import examples from './openapi-examples.json'
+import type { Answer, Route } from './route.ts'
+
+type Schema = Readonly<Record<string, unknown>>
+type Components = Record<string, unknown>
+
+const EVENT_LIMIT = MAX_EVENT_BYTES.toLocaleString('en')
+const BULK_LIMIT = `${MAX_BULK_LINES.toLocaleString('en')} lines and ${MAX_BULK_BYTES.toLocaleString('en')} bytes`
+
+/** Where `make up` listens: what the curl examples speak to. */
+const LOCAL = 'http://127.0.0.1:7077'
+/** A hash for the examples, taken from the node itself. */
+const ANY_HASH = `hash=$(curl -s '${LOCAL}/events?limit=1' | grep -o 'sha256:[0-9a-f]*' | head -n 1)`
+
+/** Tags in reading order. */
+const tags = [
+  { name: 'intake', description: 'Post signed events. What is answered 2xx is durable.' },
+  { name: 'events', description: 'Read events back, ask where they stand, search.' },
+  { name: 'receipts', description: 'The proof of an event, complete in one file.' },
+  { name: 'batches', description: 'What each seal appended to the log, and its signed manifest.' },
+  {
+    name: 'log',
+    description:
+      'The transparency log: C2SP tlog-tiles, signed checkpoints, RFC 9162 proofs. Any C2SP verifier reads it.',
+  },
+  { name: 'anchors', description: 'How log roots reach outside time.' },
+  { name: 'node', description: 'Who the node is and how it does.' },
+  { name: 'docs', description: 'This document, for machines and for people.' },
+] as const
+
+/** Components that no zod schema describes, because they are bytes. */
+const opaqueComponents: Components = {
+  Event: {
+    type: 'string',
+    pattern: '^[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$',
+    maxLength: MAX_EVENT_BYTES,
+    description:
+      'A JWS in compact serialization (RFC 7515 §7.1). Protected header: exactly `alg` (EdDSA, ES256, ES256K or EIP191), `kid` (did:key or did:pkh of the signer) and `typ` `vm-event+jws`. Payload: a CloudEvent whose `source` is the DID in `kid`. The bytes are kept as posted; `eventHash` is their SHA-256.',
+    'x-jws-payload': { $ref: '#/components/schemas/CloudEvent' },
+    examples: [examples.Event],
+  },
+}
+
+/** Words for fields whose schemas stand where prose would be in the way: in core and in intake. */
+export const words: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  Accepted: {
+    eventHash: 'sha256:<hex> of the posted bytes; of a repeat, of the first ones',
+    eventId: '`id` of the event',
+    receivedAt: 'when it became durable',
+    links: 'where to read it, to ask for its status, to fetch its receipt',
+    promise: 'JWS `vm-promise+jws` by the node: sealed by `sealBy`, or this is evidence against it',
+    receipt: 'if it was sealed while you waited (`Prefer: wait`)',
+  },
+  BulkResult: {
+    results: 'in line order; `line` counts from 1, empty lines included. Either kept, or a problem',
+    promise: 'over all lines that were kept; absent if none was',
+  },
+  CloudEvent: {
+    type: 'what happened, such as `com.example.parcel.delivered`',
+    subject: 'what it happened to',
+    dataschema: 'URI of the schema of `data`',
+    datacontenttype: 'media type of `data`',
+    data: 'any JSON; not together with `data_base64`',
+    data_base64: 'bytes; not together with `data`',
+  },
+  EventBody: { event: 'the compact JWS' },
+  Problem: {
+    type: '/problems/<code>: a page that explains it',
+    title: 'the same for every occurrence',
+    status: 'the HTTP status; in a bulk, that of the line alone',
+    detail: 'what is wrong here',
+    advice: 'what to do next',
+    requestId: 'for the operator, who finds it in the log',
+  },
+  Receipt: {
+    v: 'version of this format',
+    eventHash: 'SHA-256 of the event’s bytes: the log entry',
+    eventId: '`id` of the event',
+    source: '`source` of the event: the DID that signed it',
+    status: 'anchored by one verified anchor, final by one on every rail of the node',
+    origin: 'the log',
+    height: 'the batch that holds the event',
+    leafIndex: 'position in the log, from 0',
+    treeSize: 'of the checkpoint',
+    root: 'of the checkpoint',
+    inclusionProof: 'RFC 9162 audit path from the leaf to `root`, its sibling first',
+    checkpoint: 'the signed note, verbatim',
+    anchors:
+      'verified ones with their proof, and those under way; one of a later tree has a consistency proof',
+  },
+}
+
+/** What an opaque body of a media type holds. */
+const opaque: Readonly<Record<string, Schema>> = {
+  'application/jose': { $ref: '#/components/schemas/Event' },
+  'application/x-ndjson': {
+    type: 'string',
+    maxLength: MAX_BULK_BYTES,
+    description: `One event a line: a bare compact JWS, or \`{"event": "<compact JWS>"}\`. Empty lines are skipped. At most ${BULK_LIMIT}.`,
+    'x-line': { $ref: '#/components/schemas/Event' },
+  },
+  'application/octet-stream': { type: 'string', contentEncoding: 'binary' },
+  'application/json': { type: 'object' },
+}
+
+interface Parameter {
+  readonly name: string
+  readonly in: string
+  readonly required?: boolean
+  readonly description?: string
+  readonly schema: Schema
+  readonly example?: string | number | undefined
+}
+
+/** A property whose words move to the parameter. */
+type Described = Schema & {
+  readonly description?: string
+  readonly examples?: readonly (string | number)[]
+}
+
+/** What is said of an operation beyond its schemas. */
+interface Note {
+  readonly description: string
+  /** Request headers that change the answer. */
+  readonly headers?: Readonly<Record<string, string>>
+  /** Instead of a plain request for the path with the parameters' examples. */
+  readonly curl?: string
+}
+
+const ACCEPT_JOSE = 'application/jose gives the bare manifest.'
+
+/** By `METHOD path` as the route table writes it. */
+export const notes: Readonly<Record<string, Note>> = {
+  'POST /events': {
+    description: `One event as \`application/jose\` or \`{"event": …}\`, at most ${EVENT_LIMIT} bytes; or a bulk as \`application/x-ndjson\`, at most ${BULK_LIMIT}, answered line by line: a bad line costs no other line anything, and the status of a bulk is 200.
+
+The same event again gets the first answer (200), so a retry is always safe. The same (\`source\`, \`id\`) with other content is refused (409). A 2xx means durable; the \`promise\` in it is signed and says by when the event is in the log.
+
+A node with \`HARBINGER_SIG_REQUIRED=0\` also wraps a body of any other media type, up to 30,000 bytes, in an event of its own (type \`vm.received\`).`,
+    headers: {
+      Prefer:
+        '`wait=n` waits up to n (≤ 60) seconds for the seal and then answers 200 with the receipt in it; `respond-async` answers before the signature is checked (status `received`, no promise yet). RFC 7240.',
+    },
+    curl: `${ANY_HASH}
+curl -s "${LOCAL}/events/$hash" > event.jws
+curl -s --data-binary @event.jws -H 'content-type: application/jose' ${LOCAL}/events
+curl -s ${LOCAL}/batches/1/events > bulk.ndjson
+curl -s --data-binary @bulk.ndjson -H 'content-type: application/x-ndjson' ${LOCAL}/events`,
+  },
+  'GET /events': {
+    description:
+      'Sealed events, newest `time` first. All filters must match. A full page comes with `next`: pass it as `cursor`.',
+  },
+  'GET /events/{eventHash}': {
+    description:
+      'Byte for byte what was posted, so that SHA-256 of the answer is the hash in the path. Served from the moment of the 202.',
+    headers: { 'If-None-Match': 'The ETag of an earlier answer; 304 if the bytes are unchanged.' },
+    curl: `${ANY_HASH}
+curl -s "${LOCAL}/events/$hash" | sha256sum`,
+  },
+  'GET /events/{eventHash}/status': {
+    description:
+      '`received` → `accepted` → `sealed` → `anchored` (one verified anchor) → `final` (one on every rail of the node), or `rejected` with the problem.',
+  },
+  'GET /receipts/{eventHash}': {
+    description:
+      'The inclusion proof, the signed checkpoint it leads to and the verified anchors, so that `vaultmesh verify` needs nothing else. 404 `not-sealed` with a Retry-After until the event is sealed and indexed.',
+    headers: { Accept: 'text/plain gives the C2SP tlog-proof text.' },
+    curl: `${ANY_HASH}
+curl -s "${LOCAL}/receipts/$hash"
+curl -s -H 'accept: text/plain' "${LOCAL}/receipts/$hash"`,
+  },
+  'GET /batches/{height}': {
+    description: 'Never changes once it is there.',
+    headers: { Accept: ACCEPT_JOSE },
+  },
+  'GET /batches/{height}/events': {
+    description:
+      'Hash each line (without its newline) with SHA-256, and the RFC 6962 root over those hashes is `batchRoot` of the manifest.',
+  },
+  'GET /log/checkpoint': {
+    description: 'At most a second old. Its key is `vkey` in /.well-known/vaultmesh.json.',
+  },
+  'GET /log/tile/{path*}': {
+    description:
+      'Immutable. `path` holds slashes and is sent as it stands. Partial tiles exist for every size the log had after a seal.',
+    curl: `size=$(curl -s ${LOCAL}/log/checkpoint | sed -n 2p)
+test "$size" -ge 256 && path=tile/0/000 || path=tile/0/000.p/$size
+curl -s "${LOCAL}/log/$path" | od -An -tx1 | head -n 2`,
+  },
+  'GET /log/proof/inclusion': {
+    description:
+      'Give either `hash` or `index`. `size` may be any size up to the newest; the newest comes with its checkpoint.',
+    curl: `curl -s '${LOCAL}/log/proof/inclusion?index=0'`,
+  },
+  'GET /log/proof/consistency': {
+    description: 'That the tree of size `from` is a prefix of the tree of size `to`.',
+    curl: `curl -s '${LOCAL}/log/proof/consistency?from=1'`,
+  },
+  'GET /anchors/status': {
+    description: 'Each job with its state, its attempts and when it is tried again.',
+  },
+  'GET /healthz': { description: '200 as long as the process answers.' },
+  'GET /.well-known/vaultmesh.json': {
+    description: 'What a verifier pins: the log’s origin and key, the timestamp roots.',
+  },
+}
+
+/** The document; `routes` marked internal are left out. */
+export function openApiDocument(routes: readonly Route[]): Schema {
+  const components: Components = { ...opaqueComponents }
+  jsonSchema(cloudEventSchema, components)
+  const paths: Record<string, Record<string, unknown>> = {}
+  for (const route of routes) {
+    if (route.internal === true) continue
+    const path = (paths[route.path.replaceAll('*}', '}')] ??= {})
+    path[route.method.toLowerCase()] = operation(route, components)
+  }
+  return {
+    openapi: '3.1.1',
+    info: {
+      title: 'VaultMesh',
+      version: VERSION,
+      summary: 'Signed events in, receipts out that verify offline',
+      description:
+        'A transparency log of signed events. Reading needs no account; posting needs a key of your own, because an event is authenticated by its signature. Every GET also answers HEAD. Every refusal is a problem (RFC 9457) that says what to do next.',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    servers: [{ url: '/', description: 'the node that serves this document' }],
+    security: [],
+    tags,
+    paths,
+    components: {
+      schemas: Object.fromEntries(Object.entries(components).sort(([a], [b]) => (a < b ? -1 : 1))),
+      responses: {
+        Problem: {
+          description: 'refused; the problem says why and what to do next',
+          headers: {
+            'Retry-After': {
+              description: 'seconds, where waiting helps',
+              schema: { type: 'integer' },
+            },
+          },
+          content: problemContent,
+        },
+      },
+      headers: {
+        'X-Request-Id': {
+          description: 'the request’s own X-Request-Id if it sent one, else a new one',
+          schema: { type: 'string' },
+        },
+      },
+    },
+  }
+}
+
+const problemContent = {
+  'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } },
+}
+
+function operation(route: Route, components: Components): Schema {
+  const key = `${route.method} ${route.path}`
+  const note = notes[key]
+  const parameters: Parameter[] = [
+    ...parametersOf(route.params, 'path', components),
+    ...parametersOf(route.query, 'query', components),
+    ...Object.entries(note?.headers ?? {}).map(([name, description]) => ({
+      name,
+      in: 'header',
+      description,
+      schema: { type: 'string' },
+    })),
+  ]
+  return {
+    operationId: operationId(route),
+    tags: [route.tag],
+    summary: route.summary,
+    ...(note === undefined ? {} : { description: note.description }),
+    ...(parameters.length === 0 ? {} : { parameters }),
+    ...(route.body === undefined
+      ? {}
+      : { requestBody: { required: true, content: content(route.body, components) } }),
+    responses: {
+      ...Object.fromEntries(
+        Object.entries(route.answers).map(([status, answer]) => [
+          status,
+          response(Number(status), answer, components),
+        ]),
+      ),
+      default: { $ref: '#/components/responses/Problem' },
+    },
+    'x-codeSamples': [{ lang: 'Shell', source: note?.curl ?? curl(route, parameters) }],
+  }
+}
+
+function response(status: number, answer: Answer, components: Components): Schema {
+  const shown =
+    answer.content === undefined
+      ? status >= 400
+        ? { content: problemContent }
+        : {}
+      : { content: content(answer.content, components) }
+  return {
+    description: answer.description,
+    headers: { 'X-Request-Id': { $ref: '#/components/headers/X-Request-Id' } },
+    ...shown,
+  }
+}
+
+function content(
+  byType: Readonly<Record<string, z.ZodType | null>>,
+  components: Components,
+): Schema {
+  return Object.fromEntries(
+    Object.entries(byType).map(([type, schema]) => [
+      type,
+      {
+        schema:
+          schema === null ? (opaque[type] ?? { type: 'string' }) : jsonSchema(schema, components),
+      },
+    ]),
+  )
+}
+
+function parametersOf(
+  schema: z.ZodType | undefined,
+  where: 'path' | 'query',
+  components: Components,
+): Parameter[] {
+  if (schema === undefined) return []
+  const { properties, required } = jsonSchema(schema, components) as {
+    readonly properties: Readonly<Record<string, Schema>>
+    readonly required?: readonly string[]
+  }
+  return Object.entries(properties).map(([name, property]) => {
+    const { description, examples: given, ...rest } = property as Described
+    return {
+      name,
+      in: where,
+      ...(where === 'path' || required?.includes(name) === true ? { required: true } : {}),
+      ...(description === undefined ? {} : { description }),
+      schema: rest,
+      ...(given === undefined ? {} : { example: given[0] }),
+    }
+  })
+}
+
+/** JSON Schema of `schema` as it is referred to; components it uses are added to `components`. */
+function jsonSchema(schema: z.ZodType, components: Components): Schema {
+  // As a property the schema's own id is honoured, too: it comes back as a reference.
+  const wrapped = z.toJSONSchema(z.object({ it: schema }), {
+    io: 'input',
+    unrepresentable: 'any',
+    override: ({ jsonSchema: out }) => {
+      // The bounds of a safe integer say nothing of the field.
+      if (out.minimum === Number.MIN_SAFE_INTEGER) delete out.minimum
+      if (out.maximum === Number.MAX_SAFE_INTEGER) delete out.maximum
+      // zod's own pattern for a time has 300 characters and adds nothing to the format.
+      if (out.format === 'date-time') delete out.pattern
+    },
+  })
+  const local = JSON.parse(
+    JSON.stringify(wrapped).replaceAll('"#/$defs/', '"#/components/schemas/'),
+  ) as { readonly properties: { readonly it: Schema }; readonly $defs?: Components }
+  for (const [id, component] of Object.entries(local.$defs ?? {})) {
+    const { id: _, ...rest } = component as Schema & { properties: Record<string, Schema> }
+    for (const [field, description] of Object.entries(words[id] ?? {}))
+      rest.properties[field] = { ...rest.properties[field], description }
+    const example = (examples as Record<string, unknown>)[id]
+    components[id] = example === undefined ? rest : { ...rest, examples: [example] }
+  }
+  return local.properties.it
+}
+
+/** `getEventsStatus` for `GET /events/{eventHash}/status`, `getEventsByEventHash` for its parent. */
+function operationId({ method, path }: Route): string {
+  const parts = path
+    .replaceAll(/\{(\w+)\*?\}/g, 'by/$1')
+    .split(/[^A-Za-z0-9]+/)
+    .filter((word) => word !== '')
+  return method.toLowerCase() + parts.map((word) => word[0]!.toUpperCase() + word.slice(1)).join('')
+}
+
+/** A request that works on a fresh node: the examples of the required parameters, nothing else. */
+function curl(route: Route, parameters: readonly Parameter[]): string {
+  let path = route.path
+  for (const { name, required, example } of parameters)
+    if (required === true)
+      path = path.replace(`{${name}}`, name === 'eventHash' ? '$hash' : String(example))
+  return path.includes('$hash')
+    ? `${ANY_HASH}\ncurl -s "${LOCAL}${path}"`
+    : `curl -s ${LOCAL}${path}`
+}

@@ -1,0 +1,332 @@
+/**
+ * The platform in one process and under one hand: the real Worker and the real Durable Object classes over
+ * real SQL, with every storage, queue and RPC step counted so that a test can break any of them.
+ *
+ * Disk (D1, R2, Durable Object storage, alarms) survives a kill; memory (instances, queue messages,
+ * requests under way) does not. A step can fail with nothing done, succeed and lose its reply, or be the
+ * last thing the process does, before or after its effect. Broken storage of a Durable Object whose reply
+ * is lost resets the object, as the platform does.
+ */
+
+import { readFileSync, readdirSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import worker, { Pool, Sequencer } from '../../functions/worker.ts'
+import { D1Sim, SqlStorageSim } from './sqlite.ts'
+
+/** How a step goes wrong. */
+export type Fault = 'fail' | 'lost' | 'kill-before' | 'kill-after'
+
+/** Decides what happens to a step: its name and its number since boot of the plan. */
+export type Plan = (name: string, number: number) => Fault | null
+
+/** Thrown to code of a process that was killed: it must not run on. */
+export class Killed extends Error {}
+
+type Step = <T>(name: string, effect: () => T | Promise<T>) => Promise<T>
+
+interface Message {
+  readonly id: string
+  readonly body: unknown
+  attempts: number
+}
+
+const MAX_RETRIES: Record<string, number> = {
+  'events-intake': 5,
+  'events-validated': 3,
+  seal: 5,
+  'sealer-dlq': 100,
+  anchor: 100,
+  'anchor-dlq': 100,
+}
+const DEAD: Record<string, string> = { seal: 'sealer-dlq', anchor: 'anchor-dlq' }
+const CLASSES = { POOL: Pool, SEQUENCER: Sequencer } as const
+
+/** A seeded source of order for delivery. */
+export function seeded(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 32
+  }
+}
+
+/** A whole deployment. */
+export class Platform {
+  readonly steps: string[] = []
+  plan: Plan | null = null
+  deadLettered = 0
+  env: Env
+  readonly #vars: Readonly<Record<string, string>>
+  #generation = 0
+  #number = 0
+  readonly #disks = new Map<string, DatabaseSync>()
+  readonly #alarms = new Map<string, number | null>()
+  readonly #d1 = new DatabaseSync(':memory:')
+  readonly #r2 = new Map<string, Uint8Array>()
+  #instances = new Map<string, { object: object; storage: SqlStorageSim }>()
+  #queues = new Map<string, Message[]>()
+  #background = new Set<Promise<unknown>>()
+  #ids = 0
+
+  constructor(vars: Readonly<Record<string, string>>) {
+    const folder = resolve(import.meta.dirname, '../../migrations')
+    for (const file of readdirSync(folder)
+      .filter((f) => f.endsWith('.sql'))
+      .sort()) {
+      this.#d1.exec(
+        readFileSync(resolve(folder, file), 'utf8').replaceAll('--> statement-breakpoint', ''),
+      )
+    }
+    this.#vars = vars
+    this.env = this.#makeEnv()
+  }
+
+  /** Bindings of one life of the process: what a killed process still calls through them never happens. */
+  #makeEnv(): Env {
+    const generation = this.#generation
+    const step = <T>(name: string, effect: () => T | Promise<T>): Promise<T> =>
+      this.#step(generation, name, effect)
+    const env: Record<string, unknown> = { ...this.#vars }
+    env['DB'] = new D1Sim(this.#d1, step)
+    env['BUCKET'] = this.#bucket(step)
+    for (const [binding, queue] of Object.entries({
+      INTAKE_QUEUE: 'events-intake',
+      VALIDATED_QUEUE: 'events-validated',
+      SEAL_QUEUE: 'seal',
+      ANCHOR_QUEUE: 'anchor',
+    })) {
+      env[binding] = {
+        send: (body: unknown) => step(`queue.send ${queue}`, () => this.#enqueue(queue, body)),
+        sendBatch: (all: readonly { body: unknown }[]) =>
+          step(`queue.sendBatch ${queue}`, () =>
+            all.forEach(({ body }) => this.#enqueue(queue, body)),
+          ),
+      }
+    }
+    for (const binding of ['POOL', 'SEQUENCER'] as const) {
+      env[binding] = { getByName: (name: string) => this.#stub(step, binding, name) }
+    }
+    return env as unknown as Env
+  }
+
+  /** One step: counted, and broken if the plan says so. */
+  async #step<T>(generation: number, name: string, effect: () => T | Promise<T>): Promise<T> {
+    const alive = (): void => {
+      if (generation !== this.#generation) throw new Killed(name)
+    }
+    await null
+    alive()
+    const fault = this.#decide(name)
+    if (fault === 'fail') throw new Error(`${name} failed`)
+    if (fault === 'kill-before') {
+      this.kill()
+      throw new Killed(name)
+    }
+    const result = await effect()
+    if (fault === 'kill-after') this.kill()
+    alive()
+    if (fault === 'lost') throw new Error(`${name} lost its reply`)
+    return result
+  }
+
+  #decide(name: string): Fault | null {
+    this.steps.push(name)
+    return this.plan?.(name, this.#number++) ?? null
+  }
+
+  #enqueue(queue: string, body: unknown): void {
+    const all = this.#queues.get(queue) ?? []
+    all.push({ id: `m${this.#ids++}`, body: structuredClone(body), attempts: 1 })
+    this.#queues.set(queue, all)
+  }
+
+  #bucket(step: Step): unknown {
+    const read = (bytes: Uint8Array) => ({
+      arrayBuffer: async () => bytes.slice().buffer,
+      text: async () => new TextDecoder().decode(bytes),
+      get body() {
+        return new Blob([bytes as BlobPart]).stream()
+      },
+    })
+    return {
+      get: (key: string, options?: { range?: { offset: number; length: number } }) =>
+        step(`r2.get ${key.split('/')[0]}`, () => {
+          const bytes = this.#r2.get(key)
+          if (bytes === undefined) return null
+          const { offset, length } = options?.range ?? { offset: 0, length: bytes.length }
+          return read(bytes.slice(offset, offset + length))
+        }),
+      put: (key: string, value: Uint8Array | string, options?: { onlyIf?: object }) =>
+        step(`r2.put ${key.split('/').slice(0, 2).join('/').replace(/\d+/, 'n')}`, () => {
+          if (options?.onlyIf !== undefined && this.#r2.has(key)) return null
+          this.#r2.set(
+            key,
+            typeof value === 'string' ? new TextEncoder().encode(value) : value.slice(),
+          )
+          return {}
+        }),
+    }
+  }
+
+  #stub(step: Step, binding: keyof typeof CLASSES, name: string): object {
+    return new Proxy(
+      {},
+      {
+        get: (_target, method: string) =>
+          method === 'then'
+            ? undefined
+            : (...args: unknown[]) =>
+                step(`rpc ${binding}.${method}`, async () => {
+                  const object = this.#instance(binding, name) as Record<
+                    string,
+                    (...a: unknown[]) => unknown
+                  >
+                  return structuredClone(await object[method]!(...structuredClone(args)))
+                }),
+      },
+    )
+  }
+
+  #instance(binding: keyof typeof CLASSES, name: string): object {
+    const id = `${binding}/${name}`
+    const there = this.#instances.get(id)
+    if (there !== undefined) return there.object
+    let db = this.#disks.get(id)
+    if (db === undefined) this.#disks.set(id, (db = new DatabaseSync(':memory:')))
+    const generation = this.#generation
+    const storage = new SqlStorageSim(
+      db,
+      (step, effect) => {
+        if (generation !== this.#generation) throw new Killed(step)
+        const fault = this.#decide(`${binding} ${step}`)
+        if (fault === 'fail') throw new Error(`${step} failed`)
+        if (fault === 'kill-before') {
+          this.kill()
+          throw new Killed(step)
+        }
+        const result = effect()
+        if (fault === 'kill-after') {
+          this.kill()
+          throw new Killed(step)
+        }
+        if (fault === 'lost') {
+          this.#instances.delete(id)
+          throw new Error(`${step} lost its reply and the object was reset`)
+        }
+        return result
+      },
+      { get: () => this.#alarms.get(id) ?? null, set: (at) => this.#alarms.set(id, at) },
+    )
+    const ctx = { storage, waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise) }
+    const object = new CLASSES[binding](ctx as never, this.env)
+    this.#instances.set(id, { object, storage })
+    return object
+  }
+
+  #inBackground(promise: Promise<unknown>): void {
+    const tracked: Promise<unknown> = promise
+      .catch((error: unknown) => error)
+      .finally(() => this.#background.delete(tracked))
+    this.#background.add(tracked)
+  }
+
+  /** The process dies: memory and messages are gone, storage stays. */
+  kill(): void {
+    this.#generation++
+    this.#instances = new Map()
+    this.#queues = new Map()
+    this.env = this.#makeEnv()
+  }
+
+  /** A request to the Worker. Throws `Killed` if the process died under it. */
+  async fetch(path: string, init?: RequestInit): Promise<Response> {
+    const generation = this.#generation
+    const ctx = {
+      waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise),
+      passThroughOnException() {},
+    }
+    const response = await worker.fetch(
+      new Request(`http://node${path}`, init),
+      this.env,
+      ctx as never,
+    )
+    if (generation !== this.#generation) throw new Killed('request')
+    return response
+  }
+
+  /** Delivers what is queued, in any order and some of it twice, until nothing is left or `rounds` are over. */
+  async deliver(random: () => number, rounds = 30): Promise<void> {
+    for (let i = 0; i < rounds; i++) {
+      await Promise.all(this.#background)
+      const waiting = [...this.#queues].filter(([, messages]) => messages.length > 0)
+      if (waiting.length === 0) return
+      const [queue, messages] = waiting[Math.floor(random() * waiting.length)]!
+      this.#queues.set(queue, [])
+      const batch = messages
+        .sort(() => random() - 0.5)
+        .flatMap((m) => (random() < 0.3 ? [m, { ...m }] : [m]))
+      await this.#consume(queue, batch)
+    }
+  }
+
+  async #consume(queue: string, messages: readonly Message[]): Promise<void> {
+    const outcome = new Map<Message, 'ack' | 'retry'>()
+    const batch = {
+      queue,
+      messages: messages.map((m) => ({
+        ...m,
+        timestamp: new Date(),
+        ack: () => outcome.has(m) || outcome.set(m, 'ack'),
+        retry: () => outcome.has(m) || outcome.set(m, 'retry'),
+      })),
+    }
+    const generation = this.#generation
+    let thrown = false
+    try {
+      await worker.queue(batch as never, this.env)
+    } catch {
+      thrown = true
+    }
+    if (generation !== this.#generation) return
+    for (const message of messages) {
+      const what = outcome.get(message) ?? (thrown ? 'retry' : 'ack')
+      if (what === 'ack') continue
+      if (message.attempts++ <= MAX_RETRIES[queue]!) {
+        this.#queues.set(queue, [...(this.#queues.get(queue) ?? []), message])
+      } else if (DEAD[queue] !== undefined) {
+        this.deadLettered++
+        this.#enqueue(DEAD[queue]!, message.body)
+      }
+    }
+  }
+
+  /** Fires alarms that are due and the minute's cron. Their failures are the platform's to retry. */
+  async tick(nowAt: number): Promise<void> {
+    for (const [id, at] of this.#alarms) {
+      if (at === null || at > nowAt) continue
+      this.#alarms.set(id, null)
+      const [binding, name] = id.split('/') as [keyof typeof CLASSES, string]
+      try {
+        await (this.#instance(binding, name) as { alarm(): Promise<void> }).alarm()
+      } catch {
+        if (this.#alarms.get(id) === null) this.#alarms.set(id, nowAt + 2000)
+      }
+    }
+    try {
+      await worker.scheduled(
+        { cron: '* * * * *', scheduledTime: nowAt } as never,
+        this.env,
+        undefined as never,
+      )
+    } catch {
+      // The next minute tries again.
+    }
+    await Promise.all(this.#background)
+  }
+
+  /** Waits for everything that requests left running. */
+  async settle(): Promise<void> {
+    await Promise.all(this.#background)
+  }
+}
