@@ -23,7 +23,10 @@ const attribute = z
   .max(MAX_ATTRIBUTE_CHARS)
   .refine((text) => !FORBIDDEN.test(text), FORBIDDEN_SAYS)
 
-/** CloudEvents 1.0 with the attributes that VaultMesh needs; extensions are scalars. */
+/**
+ * CloudEvents 1.0 with the attributes that VaultMesh needs; extensions are scalars, and null stands for an
+ * attribute that is not set (JSON format §2.3).
+ */
 export const cloudEventSchema = z
   .object({
     specversion: z.literal('1.0'),
@@ -31,13 +34,13 @@ export const cloudEventSchema = z
     source: attribute.describe('the DID of the signer: kid without its fragment, byte for byte'),
     type: attribute,
     time: z.string().max(64).describe('RFC 3339, at most 300 s ahead of the node'),
-    subject: attribute.optional(),
-    dataschema: z.string().min(1).max(2048).optional(),
-    datacontenttype: z.string().min(1).max(256).optional(),
+    subject: attribute.nullish(),
+    dataschema: z.string().min(1).max(2048).nullish(),
+    datacontenttype: z.string().min(1).max(256).nullish(),
     data: z.unknown().optional(),
-    data_base64: z.string().optional(),
+    data_base64: z.string().nullish(),
   })
-  .catchall(z.union([z.string(), z.number(), z.boolean()]))
+  .catchall(z.union([z.string(), z.number(), z.boolean(), z.null()]))
   .meta({ id: 'CloudEvent' })
 
 /** The attributes that intake and index use. */
@@ -67,7 +70,7 @@ export function parseCloudEvent(value: Json): CloudEvent {
       throw new VaultMeshError('bad-event', `CloudEvents: "${name}": ${FORBIDDEN_SAYS}.`)
     }
   }
-  if (event.data !== undefined && event.data_base64 !== undefined) {
+  if (event.data !== undefined && event.data !== null && typeof event.data_base64 === 'string') {
     throw new VaultMeshError(
       'bad-event',
       'CloudEvents: "data" and "data_base64" exclude each other.',

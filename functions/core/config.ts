@@ -32,7 +32,10 @@ const schema = z.object({
     .default('vm-node-01'),
   ORIGIN: z
     .string()
-    .regex(/^[^\s+\p{White_Space}]{1,255}$/u, 'must be a schema-less URL without spaces or +')
+    .regex(
+      /^[^\s+\p{White_Space}\p{Cc}]{1,255}$/u,
+      'must be a schema-less URL without spaces, control characters or +',
+    )
     .refine((v) => !v.includes('://'), 'must be schema-less: no https://')
     .refine((v) => utf8(v).length <= MAX_ORIGIN_BYTES, `has more than ${MAX_ORIGIN_BYTES} bytes`),
   NODE_DID: z.string().default(''),
@@ -93,7 +96,8 @@ export interface Config {
 export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
   const raw: Record<string, unknown> = {}
   for (const key of Object.keys(schema.shape)) if (env[key] !== undefined) raw[key] = env[key]
-  raw['HARBINGER_SIG_REQUIRED'] ??= env['HARbINGER_SIG_REQUIRED']
+  // The plan's spelling wins where it is used: wrangler.toml always sets the other one.
+  raw['HARBINGER_SIG_REQUIRED'] = env['HARbINGER_SIG_REQUIRED'] ?? raw['HARBINGER_SIG_REQUIRED']
   const parsed = schema.safeParse(raw)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!

@@ -8,9 +8,10 @@ import { equal, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { sha256 } from '#core/sha256.ts'
 import { listDeadLetters, markReplayed } from '#store/alerts.ts'
+import { batchAt } from '#store/batches.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
 import { asVaultMeshError } from './problem.ts'
-import { json, route, type Call } from './route.ts'
+import { decimal, json, route, type Call } from './route.ts'
 
 /** Throws unless the request carries the operator's token. */
 function operatorOnly(call: Call<unknown, unknown>): void {
@@ -69,11 +70,14 @@ export const getFsck = route({
   tag: 'admin',
   summary: 'Re-derive the state, or one batch, and compare',
   internal: true,
-  query: z.object({ height: z.coerce.number().int().min(1).optional() }),
+  query: z.object({ height: decimal(1).optional() }),
   answers: ok,
   async handle(call) {
     operatorOnly(call)
     const { env, node, query } = call
+    if (query.height !== undefined && (await batchAt(env.DB, query.height)) === null) {
+      throw new VaultMeshError('not-found', `There is no batch ${query.height}.`)
+    }
     return json(
       query.height === undefined
         ? await checkState(env, node)

@@ -7,7 +7,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { isoTime } from '#core/time.ts'
 import { batchAt, listBatches, type BatchRecord } from '#store/batches.ts'
 import { eventsKey } from '#store/bucket.ts'
-import { IMMUTABLE, json, route } from './route.ts'
+import { decimal, IMMUTABLE, json, route } from './route.ts'
 
 const batchSchema = z
   .object({
@@ -23,12 +23,7 @@ const batchSchema = z
   })
   .meta({ id: 'Batch' })
 
-const height = z.coerce
-  .number()
-  .int()
-  .min(1)
-  .max(Number.MAX_SAFE_INTEGER)
-  .meta({ description: 'of the batch, from 1', examples: [1] })
+const height = decimal(1, undefined, [1]).describe('of the batch, from 1')
 
 /** GET /batches: newest first. */
 export const listRoute = route({
@@ -38,7 +33,7 @@ export const listRoute = route({
   summary: 'Sealed batches, newest first',
   query: z.object({
     below: height.optional().describe('only heights below this one'),
-    limit: z.coerce.number().int().min(1).max(1000).default(100).describe('batches a page'),
+    limit: decimal(1, 1000).default(100).describe('batches a page; 100 if absent'),
   }),
   answers: {
     200: {

@@ -19,7 +19,7 @@ import {
 import type { PoolStatus } from '#store/pool-api.ts'
 import { statusOf } from '#store/receipts.ts'
 import { hashName, poolError } from './admission.ts'
-import { json, route, type Call } from './route.ts'
+import { decimal, json, route, type Call } from './route.ts'
 
 /** A hash in a path: `sha256:<64 hex>` or the bare digits. */
 export const hashParam = z
@@ -217,7 +217,7 @@ export const searchRoute = route({
     subject: z.string().max(1024).optional().describe('exactly this subject'),
     from: time.optional().describe('RFC 3339, inclusive'),
     to: time.optional().describe('RFC 3339, exclusive'),
-    limit: z.coerce.number().int().min(1).max(1000).default(100).describe('hits a page'),
+    limit: decimal(1, 1000).default(100).describe('hits a page; 100 if absent'),
     cursor: z
       .string()
       .refine((text) => parseCursor(text) !== null, 'is not a cursor of ours')

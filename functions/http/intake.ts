@@ -22,6 +22,7 @@ import { promiseBulk, promiseEvent } from '#core/promise.ts'
 import { receiptSchema } from '#core/receipt.ts'
 import { sha256 } from '#core/sha256.ts'
 import { Signers } from '#core/signer.ts'
+import { parseStrictJson, type Json } from '#core/strict-json.ts'
 import { isoTime } from '#core/time.ts'
 import { findEvent } from '#store/events.ts'
 import type { NodeContext } from '#store/node.ts'
@@ -153,7 +154,7 @@ async function post(call: Call): Promise<Response> {
       type === 'application/json'
         ? await readBody(request, MAX_JSON_BYTES, 'event-too-large')
         : null
-    const inner = event === null ? null : wrappedEvent(event)
+    const inner = event === null ? null : eventInside(event, node.config.sigRequired)
     if (inner !== null) bytes = inner
     else if (node.config.sigRequired) {
       if (event !== null)
@@ -199,9 +200,9 @@ function limitSigner(call: Call, open: OpenEnvelope, kind: 'did' | 'unverified')
 
 function limitAddress(call: Call, n: number): void {
   const { config } = call.node
-  if (config.rateLimitIp === 0) return
-  const address =
-    config.clientIpHeader === '' ? '' : (call.request.headers.get(config.clientIpHeader) ?? '')
+  // Without a header to read there are no addresses to tell apart, and one bucket would punish all.
+  if (config.rateLimitIp === 0 || config.clientIpHeader === '') return
+  const address = call.request.headers.get(config.clientIpHeader) ?? ''
   limits.take(`ip ${address}`, n, {
     limit: config.rateLimitIp,
     nowAt: Date.now(),
@@ -281,13 +282,24 @@ function linksOf(eventHash: Hash) {
   return { self: `/events/${name}`, status: `/events/${name}/status`, receipt: `/receipts/${name}` }
 }
 
+/** Like `wrappedEvent`; a node that takes unsigned bodies takes broken JSON as one of them. */
+function eventInside(body: Uint8Array, sigRequired: boolean): Uint8Array | null {
+  try {
+    return wrappedEvent(body)
+  } catch (error) {
+    if (sigRequired) throw error
+    return null
+  }
+}
+
 /** `{"event": "<compact JWS>"}` as its bytes; null for JSON that is something else. */
 function wrappedEvent(body: Uint8Array): Uint8Array | null {
-  let value: unknown
+  let value: Json
   try {
-    value = JSON.parse(fromUtf8(body))
+    value = parseStrictJson(fromUtf8(body))
   } catch (cause) {
-    throw new VaultMeshError('bad-body', 'The body is not JSON.', { cause })
+    const why = cause instanceof VaultMeshError ? cause.message : 'It cannot be parsed.'
+    throw new VaultMeshError('bad-body', `The body is not JSON we can take: ${why}`, { cause })
   }
   if (typeof value !== 'object' || value === null || !('event' in value)) return null
   return typeof value.event === 'string' ? utf8(value.event) : null

@@ -16,7 +16,7 @@ import type { Head } from '#store/sequencer-api.ts'
 import { hashName } from './admission.ts'
 import { asVaultMeshError } from './problem.ts'
 import { hashParam } from './events.ts'
-import { IMMUTABLE, json, route } from './route.ts'
+import { decimal, IMMUTABLE, json, route } from './route.ts'
 
 /** How stale a checkpoint may be; tlog-tiles allows seconds, more would hide fresh seals. */
 const HEAD_TTL_MS = 1000
@@ -27,11 +27,15 @@ interface CachedHead {
 }
 const heads = new WeakMap<object, CachedHead>()
 
-/** The newest head, at most a second old and never older than one given out before. */
-export async function currentHead(env: Env): Promise<Head> {
+/**
+ * The newest head, at most a second old and never older than one given out before; read anew if the one at
+ * hand does not hold `atLeast` leaves.
+ */
+export async function currentHead(env: Env, atLeast = 0): Promise<Head> {
   const nowAt = Date.now()
   const cached = heads.get(env)
-  if (cached !== undefined && nowAt - cached.readAt < HEAD_TTL_MS) return cached.head
+  const fresh = cached !== undefined && nowAt - cached.readAt < HEAD_TTL_MS
+  if (fresh && cached.head.size >= atLeast) return cached.head
   let head: Head
   try {
     head = await env.SEQUENCER.getByName('log').head()
@@ -95,7 +99,7 @@ export const getTile = route({
   },
 })
 
-const treeSize = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
+const treeSize = decimal(0)
 
 const inclusionSchema = z
   .object({
@@ -132,8 +136,6 @@ export const getInclusionProof = route({
     if ((query.hash === undefined) === (query.index === undefined)) {
       throw new VaultMeshError('bad-request', 'Give either hash or index.')
     }
-    const head = await currentHead(env)
-    const size = checkedSize(query.size ?? head.size, head)
     const event = query.hash === undefined ? null : await findEvent(env.DB, query.hash)
     if (query.hash !== undefined && event === null) {
       throw new VaultMeshError('not-sealed', 'No sealed event has this hash.', {
@@ -141,6 +143,8 @@ export const getInclusionProof = route({
       })
     }
     const index = event?.leafIndex ?? query.index!
+    const head = await currentHead(env, index + 1)
+    const size = checkedSize(query.size ?? head.size, head)
     const hashes = await proveInclusion(env.BUCKET, { index, size, published: head.size })
     return json({
       leafIndex: index,
@@ -179,7 +183,7 @@ export const getConsistencyProof = route({
     404: { description: 'no such size' },
   },
   async handle({ env, query }) {
-    const head = await currentHead(env)
+    const head = await currentHead(env, Math.max(query.from, query.to ?? 0))
     const to = checkedSize(query.to ?? head.size, head)
     const from = checkedSize(query.from, head)
     if (from > to) throw new VaultMeshError('no-such-size', `Size ${from} comes after size ${to}.`)

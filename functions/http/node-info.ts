@@ -9,7 +9,7 @@ import { openAlerts } from '#store/alerts.ts'
 import { recentAnchors } from '#store/anchors.ts'
 import { VERSION } from '#store/node.ts'
 import { currentHead } from './log.ts'
-import { json, route } from './route.ts'
+import { decimal, json, route } from './route.ts'
 
 /** GET /healthz: the process answers; what it could learn of the log rides along. */
 export const getHealth = route({
@@ -120,7 +120,7 @@ export const getAnchorStatus = route({
   tag: 'anchors',
   summary: 'The anchor outbox: what waits, why, and when it is tried again',
   query: z.object({
-    limit: z.coerce.number().int().min(1).max(1000).default(50).describe('jobs, newest first'),
+    limit: decimal(1, 1000).default(50).describe('jobs, newest first; 50 if absent'),
   }),
   answers: {
     200: {

@@ -5,7 +5,7 @@
  * three cannot drift apart.
  */
 
-import type * as z from 'zod'
+import * as z from 'zod'
 import type { NodeContext } from '#store/node.ts'
 
 /** One request on its way through a handler. */
@@ -57,6 +57,17 @@ export function json(
     status,
     headers: { 'content-type': 'application/json', 'cache-control': 'no-cache', ...headers },
   })
+}
+
+/** A decimal number in a path or query: digits only, so that each number has one spelling. */
+export function decimal(min: number, max = Number.MAX_SAFE_INTEGER, examples?: number[]) {
+  const limits = max === Number.MAX_SAFE_INTEGER ? { minimum: min } : { minimum: min, maximum: max }
+  return z
+    .string()
+    .refine((text) => /^(?:0|[1-9]\d{0,15})$/.test(text), 'must be a decimal number')
+    .meta({ type: 'integer', ...limits, ...(examples === undefined ? {} : { examples }) })
+    .transform(Number)
+    .pipe(z.int().min(min).max(max))
 }
 
 /** For bytes that never change. */
