@@ -81,6 +81,13 @@ CREATE TABLE `names` (
 );
 --> statement-breakpoint
 CREATE UNIQUE INDEX `names_kind_name` ON `names` (`kind`,`name`);--> statement-breakpoint
+CREATE TABLE `rails` (
+	`chain` text NOT NULL,
+	`network` text NOT NULL,
+	`method` text NOT NULL,
+	PRIMARY KEY(`chain`, `network`, `method`)
+);
+--> statement-breakpoint
 CREATE TABLE `receipts` (
 	`id` integer PRIMARY KEY NOT NULL,
 	`root` text NOT NULL,

@@ -32,5 +32,12 @@ export function parseTime(text: string): number | null {
 
 /** `2026-11-23T05:36:00.000Z` for epoch milliseconds. */
 export function isoTime(at: number): string {
-  return new Date(at).toISOString()
+  // A bulk says one moment a thousand times.
+  if (at !== lastAt) {
+    lastText = new Date(at).toISOString()
+    lastAt = at
+  }
+  return lastText
 }
+let lastAt = Number.NaN
+let lastText = ''

@@ -6,8 +6,7 @@ import * as z from 'zod'
 import { fromHex, type Hash } from '#core/bytes.ts'
 import { VaultMeshError, codes, type Code } from '#core/errors.ts'
 import { isoTime, parseTime } from '#core/time.ts'
-import { anchorsOfLeaf, pendingAnchorsOfLeaf } from '#store/anchors.ts'
-import { batchAt } from '#store/batches.ts'
+import { anchorsOfLeaf } from '#store/anchors.ts'
 import {
   cursorOf,
   eventBytes,
@@ -107,12 +106,8 @@ export const getEventStatus = route({
     const links = { self: `/events/${name}`, receipt: `/receipts/${name}` }
     const indexed = await findEvent(env.DB, params.eventHash)
     if (indexed !== null) {
-      const [batch, anchors, pending] = await Promise.all([
-        batchAt(env.DB, indexed.height),
-        anchorsOfLeaf(env.DB, indexed.leafIndex),
-        pendingAnchorsOfLeaf(env.DB, indexed.leafIndex),
-      ])
-      const shown = [...anchors, ...pending].map(({ chain, network, status, anchorTs }) => ({
+      const { verified, pending } = await anchorsOfLeaf(env.DB, indexed.leafIndex)
+      const shown = [...verified, ...pending].map(({ chain, network, status, anchorTs }) => ({
         chain,
         network,
         status,
@@ -120,10 +115,10 @@ export const getEventStatus = route({
       }))
       return json({
         eventHash: name,
-        status: statusOf(node.config.rails, anchors),
+        status: statusOf(node.config.rails, verified),
         height: indexed.height,
         leafIndex: indexed.leafIndex,
-        ...(batch === null ? {} : { sealedAt: isoTime(batch.sealedAt) }),
+        sealedAt: isoTime(indexed.batch.sealedAt),
         anchors: shown,
         links: { ...links, batch: `/batches/${indexed.height}` },
       })

@@ -6,7 +6,7 @@
  * that it took by compare-and-swap on `version`; the loser of a race acknowledges and goes.
  */
 
-import { and, asc, desc, eq, gt, lte, notInArray, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, lte, notInArray, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
 import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
@@ -14,7 +14,7 @@ import type { PendingAnchor } from '#core/receipt.ts'
 import { utf8 } from '#core/bytes.ts'
 import type { Config } from '#core/config.ts'
 import { putImmutable } from '#store/bucket.ts'
-import { anchors, receipts } from '#store/schema.ts'
+import { anchors, rails, receipts } from '#store/schema.ts'
 
 /** A row of the outbox. */
 export type AnchorRow = typeof anchors.$inferSelect
@@ -131,67 +131,58 @@ export async function keepReceipt(env: Env, row: AnchorRow, receipt: AnchorRecei
   const json = stored === null ? JSON.stringify(receipt) : await stored.text()
   if (stored === null) await putImmutable(env.BUCKET, key, utf8(json), 'application/json')
   const first = JSON.parse(json) as AnchorReceipt
-  await drizzle(env.DB)
-    .insert(receipts)
-    .values({
-      root: row.root,
-      treeSize: row.treeSize,
-      chain: row.chain,
-      network: row.network,
-      method: row.method,
-      txHash: first.txHash,
-      anchorAt: Date.parse(first.anchorTs),
-      json,
-    })
-    .onConflictDoNothing()
+  const { chain, network, method } = row
+  const db = drizzle(env.DB)
+  await db.batch([
+    db.insert(rails).values({ chain, network, method }).onConflictDoNothing(),
+    db
+      .insert(receipts)
+      .values({
+        root: row.root,
+        treeSize: row.treeSize,
+        chain,
+        network,
+        method,
+        txHash: first.txHash,
+        anchorAt: Date.parse(first.anchorTs),
+        json,
+      })
+      .onConflictDoNothing(),
+  ])
 }
 
-/**
- * The anchors of a leaf: per (chain, network, method) the first final one whose tree holds it.
- */
-export async function anchorsOfLeaf(db: D1Database, leafIndex: number): Promise<AnchorReceipt[]> {
-  const d1 = drizzle(db)
-  const kinds = await d1
-    .selectDistinct({ chain: anchors.chain, network: anchors.network, method: anchors.method })
-    .from(anchors)
-  const found: AnchorReceipt[] = []
-  for (const kind of kinds) {
-    const rows = await d1
-      .select({ json: receipts.json })
-      .from(receipts)
-      .where(
-        and(
-          eq(receipts.chain, kind.chain),
-          eq(receipts.network, kind.network),
-          eq(receipts.method, kind.method),
-          gt(receipts.treeSize, leafIndex),
-        ),
+/** The anchors of a leaf as its receipt lists them. */
+export interface LeafAnchors {
+  /** Per (chain, network, method) the first final one whose tree holds the leaf. */
+  readonly verified: readonly AnchorReceipt[]
+  /** Where there is none, the oldest job under way whose tree holds it. */
+  readonly pending: readonly PendingAnchor[]
+}
+
+/** Both kinds in one round trip. */
+export async function anchorsOfLeaf(db: D1Database, leafIndex: number): Promise<LeafAnchors> {
+  const [done, open] = await db.batch<Record<string, unknown>>([
+    db
+      .prepare(
+        `SELECT r.json FROM rails k JOIN receipts r ON r.id = (
+           SELECT id FROM receipts WHERE chain = k.chain AND network = k.network AND method = k.method AND tree_size > ?1
+           ORDER BY tree_size LIMIT 1) ORDER BY r.chain, r.network`,
       )
-      .orderBy(asc(receipts.treeSize))
-      .limit(1)
-    if (rows[0] !== undefined) found.push(JSON.parse(rows[0].json) as AnchorReceipt)
-  }
-  return found
-}
-
-/**
- * The oldest unfinished job of each kind whose tree holds a leaf, as receipts show it.
- */
-export async function pendingAnchorsOfLeaf(
-  db: D1Database,
-  leafIndex: number,
-): Promise<PendingAnchor[]> {
-  const rows = await drizzle(db)
-    .select()
-    .from(anchors)
-    .where(and(notInArray(anchors.state, ['final', 'failed']), gt(anchors.treeSize, leafIndex)))
-    .orderBy(asc(anchors.id))
-    .limit(16)
-  const kinds = new Map<string, PendingAnchor>()
-  for (const row of rows) {
-    const kind = `${row.chain}/${row.network}/${row.method}`
-    if (kinds.has(kind)) continue
-    kinds.set(kind, {
+      .bind(leafIndex),
+    db
+      .prepare(
+        `SELECT root, chain, network, method, tree_size AS treeSize, state, reason FROM anchors
+         WHERE state NOT IN ('final', 'failed') AND tree_size > ?1 ORDER BY id LIMIT 16`,
+      )
+      .bind(leafIndex),
+  ])
+  const verified = done!.results.map((row) => JSON.parse(String(row['json'])) as AnchorReceipt)
+  const kinds = new Set(verified.map(kindOf))
+  const pending: PendingAnchor[] = []
+  for (const row of open!.results as unknown as AnchorRow[]) {
+    if (kinds.has(kindOf(row))) continue
+    kinds.add(kindOf(row))
+    pending.push({
       root: `0x${row.root}`,
       chain: row.chain as PendingAnchor['chain'],
       network: row.network,
@@ -203,7 +194,11 @@ export async function pendingAnchorsOfLeaf(
       ...(row.reason === null ? {} : { reason: row.reason }),
     })
   }
-  return [...kinds.values()]
+  return { verified, pending }
+}
+
+function kindOf(anchor: { readonly chain: string; readonly network: string }): string {
+  return `${anchor.chain}/${anchor.network}`
 }
 
 /** The newest jobs, for /anchors/status. */

@@ -27,6 +27,13 @@ export interface IndexedEvent {
   readonly length: number
   readonly eventId: string
   readonly source: string
+  /** The batch that holds it. */
+  readonly batch: {
+    readonly treeSize: number
+    readonly root: string
+    readonly checkpoint: string
+    readonly sealedAt: number
+  }
 }
 
 /** Names already interned, by kind and name. A cache: the table decides. */
@@ -147,12 +154,17 @@ export async function findEvent(
 ): Promise<IndexedEvent | null> {
   const { results } = await db
     .prepare(
-      `SELECT e.leaf_index AS leafIndex, e.height, e.part, e.offset, e.length, e.event_id AS eventId, s.name AS source, hex(e.event_hash) AS hash
-       FROM events e JOIN batches b ON b.height = e.height AND b.committed = 1 JOIN names s ON s.id = e.source_id WHERE e.hash_key = ? LIMIT 100`,
+      `SELECT e.leaf_index AS leafIndex, e.height, e.part, e.offset, e.length, e.event_id AS eventId, s.name AS source,
+         hex(e.event_hash) AS hash, b.tree_size AS treeSize, b.root, b.checkpoint, b.sealed_at AS sealedAt
+       FROM events e JOIN batches b ON b.height = e.height AND b.committed = 1 JOIN names s ON s.id = e.source_id
+       WHERE e.hash_key = ? LIMIT 100`,
     )
     .bind(hashKey(eventHash))
-    .all<IndexedEvent & { hash: string }>()
-  return results.find((row) => equal(fromHex(row.hash), eventHash)) ?? null
+    .all<Omit<IndexedEvent, 'batch'> & IndexedEvent['batch'] & { hash: string }>()
+  const row = results.find(({ hash }) => equal(fromHex(hash), eventHash))
+  if (row === undefined) return null
+  const { treeSize, root, checkpoint, sealedAt, hash: _, ...event } = row
+  return { ...event, batch: { treeSize, root, checkpoint, sealedAt } }
 }
 
 /** The bytes of an indexed event; throws `bad-state` if R2 lacks them. */

@@ -4,10 +4,8 @@
 
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
 import { toHex } from '#core/bytes.ts'
-import { VaultMeshError } from '#core/errors.ts'
 import type { ListedAnchor, Receipt } from '#core/receipt.ts'
-import { anchorsOfLeaf, pendingAnchorsOfLeaf } from '#store/anchors.ts'
-import { batchAt } from '#store/batches.ts'
+import { anchorsOfLeaf } from '#store/anchors.ts'
 import type { IndexedEvent } from '#store/events.ts'
 import { proveConsistency, proveInclusion } from '#store/log.ts'
 import type { NodeContext } from '#store/node.ts'
@@ -34,9 +32,8 @@ export async function buildReceipt(
   },
 ): Promise<Receipt> {
   const { at } = event
-  const batch = await batchAt(env.DB, at.height)
-  if (batch === null) throw new VaultMeshError('bad-state', `The index lacks batch ${at.height}.`)
-  const [inclusion, verified] = await Promise.all([
+  const { batch } = at
+  const [inclusion, { verified, pending }] = await Promise.all([
     proveInclusion(env.BUCKET, {
       index: at.leafIndex,
       size: batch.treeSize,
@@ -44,10 +41,6 @@ export async function buildReceipt(
     }),
     anchorsOfLeaf(env.DB, at.leafIndex),
   ])
-  const done = new Set(verified.map(kindOf))
-  const pending = (await pendingAnchorsOfLeaf(env.DB, at.leafIndex)).filter(
-    (a) => !done.has(kindOf(a)),
-  )
   return {
     v: 1,
     eventHash: `sha256:${toHex(event.eventHash)}`,
@@ -66,10 +59,6 @@ export async function buildReceipt(
       ...pending,
     ],
   }
-}
-
-function kindOf(anchor: { readonly chain: string; readonly network: string }): string {
-  return `${anchor.chain}/${anchor.network}`
 }
 
 /** A verified anchor with the consistency proof from `from` to its own tree, if that is larger. */

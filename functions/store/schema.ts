@@ -9,7 +9,15 @@
  */
 
 import { sql } from 'drizzle-orm'
-import { blob, index, integer, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import {
+  blob,
+  index,
+  integer,
+  primaryKey,
+  sqliteTable,
+  text,
+  uniqueIndex,
+} from 'drizzle-orm/sqlite-core'
 
 /** Sources and types, stored once: an integer of two bytes stands for 60 characters in every row. */
 export const names = sqliteTable(
@@ -114,6 +122,13 @@ export const receipts = sqliteTable(
     index('receipts_cover').on(t.chain, t.network, t.method, t.treeSize),
     index('receipts_tx').on(t.txHash),
   ],
+)
+
+/** Kinds of anchors that have receipts: a few rows, so that a receipt need not ask a long table which exist. */
+export const rails = sqliteTable(
+  'rails',
+  { chain: text().notNull(), network: text().notNull(), method: text().notNull() },
+  (t) => [primaryKey({ columns: [t.chain, t.network, t.method] })],
 )
 
 /** What an operator must look at; open while `clearedAt` is null, one open row for each kind and key. */

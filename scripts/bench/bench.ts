@@ -301,7 +301,7 @@ async function growth(): Promise<void> {
   let first = 0
   let size = 0
   for (const mark of marks) {
-    const seal: number[] = []
+    const sealed: number[] = []
     const index: number[] = []
     const rates: number[] = []
     while (size < mark) {
@@ -317,7 +317,7 @@ async function growth(): Promise<void> {
       rates.push((r.requests * 1000) / r.seconds)
       for (;;) {
         const report = await sealDone(node, size + step)
-        seal.push(report.sealMs)
+        sealed.push(report.sealMs)
         index.push(report.indexMs)
         if (report.size >= size + step) break
       }
@@ -333,7 +333,7 @@ async function growth(): Promise<void> {
     )
     say(
       '  seal, index of the last batches',
-      `${median(seal.slice(-6)).toFixed(0)}, ${median(index.slice(-6)).toFixed(0)} ms`,
+      `${median(sealed.slice(-6)).toFixed(0)}, ${median(index.slice(-6)).toFixed(0)} ms`,
     )
     say('  memory of workerd', `${memory} MB`)
   }

@@ -58,14 +58,14 @@ export async function load(options: Load): Promise<LoadResult> {
     const socket = await open(options.port)
     const reader = new ResponseReader(socket)
     while (performance.now() < endAt) {
+      const slot = sent++
       if (options.rate !== undefined) {
-        const dueAt = startedAt + (sent / options.rate) * 1000
+        const dueAt = startedAt + (slot / options.rate) * 1000
         const wait = dueAt - performance.now()
         if (wait > 1) await new Promise((resolve) => setTimeout(resolve, wait))
       }
       const bytes = options.next()
       if (bytes === null) break
-      sent++
       const at = performance.now()
       socket.write(bytes)
       const { status, body } = await reader.read()

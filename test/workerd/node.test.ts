@@ -4,7 +4,7 @@
 
 import { env as testEnv, evictDurableObject, runDurableObjectAlarm, SELF } from 'cloudflare:test'
 import { expect, test, vi } from 'vitest'
-import { toBase64Url, toHex, utf8 } from '#core/bytes.ts'
+import { fromBase64Url, toBase64Url, toHex, utf8 } from '#core/bytes.ts'
 import { deriveIdentity, signJws } from '#core/node-keys.ts'
 import { parseReceipt, verifyReceipt } from '#core/receipt.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
@@ -42,6 +42,37 @@ test('the platform’s base64url and hex say what ours say', () => {
       .replaceAll('=', '')
     expect(toBase64Url(part)).toBe(plain)
     expect(toHex(part)).toBe([...part].map((b) => b.toString(16).padStart(2, '0')).join(''))
+  }
+})
+
+test('the platform’s base64url decoder accepts one text for each byte string and no other', () => {
+  const hostile = [
+    'Q',
+    'QQ==',
+    'QQ=',
+    'QUI=',
+    'QR',
+    'QQ Q',
+    ' QUJD',
+    'QUJD    ',
+    'QU\nJD',
+    'QUJ+',
+    'QUJ/',
+    'QÜJD',
+    'QUJDQ',
+    '=',
+    '====',
+    '\u0100QQQ',
+  ]
+  for (const text of hostile) expect(() => fromBase64Url(text), text).toThrow()
+  for (const [text, bytes] of [
+    ['', []],
+    ['QQ', [65]],
+    ['QUI', [65, 66]],
+    ['QUJD', [65, 66, 67]],
+    ['_-8', [255, 239]],
+  ] as const) {
+    expect([...fromBase64Url(text)], text).toEqual([...bytes])
   }
 })
 

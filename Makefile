@@ -1,0 +1,31 @@
+# Thin: each target is one command that also runs without make. Tools are checked first, in words.
+.PHONY: up demo test bench check fmt seal fsck clean install tools
+STAMP := node_modules/.package-lock.json
+NODE := node_modules/.bin/node
+NEEDED := node npm openssl python3 git
+# Without openssl the node runs too, its timestamp rail off.
+up seal fsck: NEEDED := node npm
+
+up: tools $(STAMP) ; @exec $(NODE) scripts/up.ts $(ARGS)
+demo: tools $(STAMP) ; @exec $(NODE) scripts/demo.ts $(ARGS)
+test: tools $(STAMP) ; @npm test --silent
+bench: tools $(STAMP) ; @npm run -s bench -- $(ARGS)
+check: $(STAMP) ; @npm run -s check
+fmt: $(STAMP) ; @npm run -s format
+seal: $(STAMP) ; @scripts/vaultmesh seal
+fsck: $(STAMP) ; @scripts/vaultmesh fsck
+# Not .vaultmesh: that is a log with its keys.
+clean: ; rm -rf dist coverage .wrangler
+
+install: tools $(STAMP) ;
+
+# npm writes the stamp itself: missing without node_modules, older than a lock file that changed.
+$(STAMP): package-lock.json | tools
+	@echo 'installing packages (npm ci) …' >&2
+	@npm ci --no-audit --no-fund --loglevel=error && touch $@
+
+tools:
+	@missing=; for tool in $(NEEDED); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then echo "vaultmesh: missing:$$missing. On Debian: apt install nodejs npm openssl python3 git make" >&2; exit 1; fi; \
+	major=$$(node -p 'process.versions.node.split(".")[0]'); \
+	if [ "$$major" -lt 20 ]; then echo "vaultmesh: node is $$(node -v), at least 20 is needed." >&2; exit 1; fi

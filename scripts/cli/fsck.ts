@@ -1,0 +1,49 @@
+/**
+ * fsck: have a node derive everything again from its bytes and compare, batch by batch.
+ */
+
+import { arity, Exit, integer, type Command } from './command.ts'
+import { operate, OPERATOR_HELP, operatorOptions } from './operator.ts'
+
+interface Findings {
+  readonly findings: readonly string[]
+  readonly facts: Readonly<Record<string, string | number | boolean>>
+}
+
+/** Findings shown to people; all of them are in --json. */
+const SHOWN = 50
+
+export const fsck: Command = {
+  name: 'fsck',
+  summary: 'Re-derive a node’s state from its bytes and compare',
+  usage: '[--home DIR] [--from HEIGHT]',
+  help: `  --from HEIGHT   begin with this batch (default 1)
+${OPERATOR_HELP}
+  exit 0 only if nothing was found`,
+  options: { ...operatorOptions, from: { type: 'string' } },
+  async run(args, values, terminal) {
+    arity(args, 0, 0)
+    const state = await operate<Findings>(values, 'GET', '/admin/fsck')
+    const findings = [...state.findings]
+    const height = Number(state.facts['height'] ?? 0)
+    const from = Math.max(1, integer(values, 'from') ?? 1)
+    for (let at = from; at <= height; at++) {
+      const batch = await operate<Findings>(values, 'GET', `/admin/fsck?height=${at}`)
+      findings.push(...batch.findings)
+      terminal.progress(`checked batch ${at} of ${height}, ${findings.length} findings`)
+    }
+    const batches = Math.max(0, height - from + 1)
+    const lines = findings
+      .slice(0, SHOWN)
+      .map((finding) => `${terminal.paint('red', '✗')} ${finding}`)
+    if (findings.length > SHOWN) lines.push(`✗ and ${findings.length - SHOWN} more (--json)`)
+    const size = `${batches} batches, ${String(state.facts['size'])} events`
+    lines.push(
+      findings.length === 0
+        ? `${terminal.paint('green', '✓')} clean: ${size}, ${String(state.facts['waiting'])} waiting`
+        : `${findings.length} findings in ${size}`,
+    )
+    const value = { clean: findings.length === 0, batches, facts: state.facts, findings }
+    return { exit: findings.length === 0 ? Exit.ok : Exit.refuted, value, lines }
+  },
+}

@@ -1,0 +1,304 @@
+/**
+ * verify: check a receipt offline, line by line, and say in one sentence what was proven and by whose word.
+ *
+ * Nothing is fetched and nothing in the file is believed; trust comes from the caller's flags, or from the
+ * trust file that a node here keeps. ✓ holds, ✗ does not, – was not checked: the words say it too.
+ */
+
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { fromUtf8, toHex } from '#core/bytes.ts'
+import { parseCheckpoint } from '#core/checkpoint.ts'
+import { readEvent } from '#core/envelope.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { parseProofFile } from '#core/proof-file.ts'
+import { parseReceipt, verifyReceipt, type Receipt, type Report } from '#core/receipt.ts'
+import { sha256 } from '#core/sha256.ts'
+import { parseNote } from '#core/signed-note.ts'
+import { homeAt } from '../home.ts'
+import {
+  arity,
+  Exit,
+  list,
+  text,
+  UsageError,
+  type Command,
+  type ExitCode,
+  type Outcome,
+  type Terminal,
+  type Values,
+} from './command.ts'
+import { checkPins, readText, readTrust, type TrustFile } from './trust.ts'
+
+export const verify: Command = {
+  name: 'verify',
+  summary: 'Verify a receipt offline',
+  usage: '<receipt.json|file.tlog-proof> [event.jws] [--trust FILE | --vkey KEY…]',
+  help: `  event.jws       the event’s bytes: checks signature, id and source too
+  --trust FILE    keys and timestamp roots to believe (vaultmesh trust URL -o FILE); repeatable
+  --vkey KEY      a log’s verifier key, name+hex+base64; repeatable
+  --tsa-root FILE PEM certificates that timestamp chains may end in; repeatable
+  --require R     anchored: by one rail at least; final: by every rail of the trust file
+  --rail RAIL     a rail that final needs, instead of the trust file’s; repeatable
+  --home DIR      without any of these: the trust.json of the node here, if there is one
+  exit 0 verified, 1 refuted, 3 not yet what --require asks for, 5 signed by a key you do not trust`,
+  options: {
+    trust: { type: 'string', multiple: true },
+    vkey: { type: 'string', multiple: true },
+    'tsa-root': { type: 'string', multiple: true },
+    require: { type: 'string' },
+    rail: { type: 'string', multiple: true },
+    home: { type: 'string' },
+  },
+  async run(args, values, terminal) {
+    arity(args, 1, 2)
+    const need = text(values, 'require')
+    if (need !== undefined && need !== 'anchored' && need !== 'final') {
+      throw new UsageError(`--require ${need} is neither anchored nor final.`)
+    }
+    const pins = await pinsOf(values)
+    const rails = list(values, 'rail').length > 0 ? list(values, 'rail') : pins.rails
+    if (need === 'final' && rails.length === 0) {
+      throw new UsageError('final needs rails: name a trust file that lists them, or --rail TSA.')
+    }
+    const event = args[1] === undefined ? undefined : withoutNewline(await bytesOf(args[1]))
+    let receipt: Receipt
+    try {
+      receipt = readReceiptFile(await bytesOf(args[0]!), event)
+    } catch (error) {
+      if (!(error instanceof VaultMeshError)) throw error
+      return unreadable(error, terminal)
+    }
+    const report = await verifyReceipt(receipt, pins, event)
+    return judge(report, { receipt, pins, need, rails }, terminal)
+  },
+}
+
+/** What was asked of the receipt beyond being true. */
+interface Demand {
+  readonly receipt: Receipt
+  readonly pins: TrustFile
+  readonly need: 'anchored' | 'final' | undefined
+  readonly rails: readonly string[]
+}
+
+/** The report as an outcome. */
+function judge(report: Report, demand: Demand, terminal: Terminal): Outcome {
+  const { receipt, need, rails } = demand
+  const { exit, verdict, sentence } = verdictOf(report, demand)
+  const { eventHash, eventId, source } = receipt
+  const { checks, anchored, beforeAt } = report
+  const before = beforeAt === null ? null : new Date(beforeAt).toISOString()
+  const required = need === undefined ? {} : { require: need, rails }
+  return {
+    exit,
+    value: {
+      verdict,
+      sentence,
+      eventHash,
+      eventId,
+      source,
+      checks,
+      anchored,
+      before,
+      ...required,
+    },
+    lines: reportLines({ checks, verdict, sentence }, terminal),
+  }
+}
+
+/** A report as the command prints it. */
+export function reportLines(report: Shown, terminal: Pick<Terminal, 'paint'>): readonly string[] {
+  const { checks, verdict, sentence } = report
+  const width = Math.max(...checks.map((check) => check.name.length))
+  return [
+    ...checks.map((check) => checkLine(check, terminal, width)),
+    sentenceLine(verdict, sentence, terminal),
+  ]
+}
+
+type Verdict = Report['verdict'] | 'pending'
+type Shown = Pick<Report, 'checks' | 'sentence'> & { readonly verdict: Verdict }
+
+function verdictOf(
+  report: Report,
+  { receipt, pins, need, rails }: Demand,
+): { readonly exit: ExitCode; readonly verdict: Verdict; readonly sentence: string } {
+  const { verdict, sentence, anchored } = report
+  if (verdict === 'refuted') return { exit: Exit.refuted, verdict, sentence }
+  if (verdict === 'untrusted') return { exit: Exit.untrusted, verdict, sentence }
+  const missing =
+    need === 'final'
+      ? rails.filter((rail) => !anchored.includes(rail))
+      : need === 'anchored' && anchored.length === 0
+        ? ['any rail']
+        : []
+  if (missing.length === 0) return { exit: Exit.ok, verdict, sentence }
+  const what = missing.join(', ')
+  // A verified anchor under a root nobody pinned is a matter of trust, not of time.
+  const foreign = receipt.anchors.some(
+    (a) => a.status === 'verified' && (missing[0] === 'any rail' || missing.includes(a.chain)),
+  )
+  if (foreign) {
+    const roots = pins.tsaRoots.length === 0 ? 'no timestamp root' : 'other roots'
+    return {
+      exit: Exit.untrusted,
+      verdict: 'untrusted',
+      sentence: `${sentence} No anchor on ${what} leads to a root you trust (you have named ${roots}).`,
+    }
+  }
+  return {
+    exit: Exit.pending,
+    verdict: 'pending',
+    sentence: `${sentence} Not yet ${need}: no verified anchor on ${what}; fetch the receipt again later.`,
+  }
+}
+
+/** ✓, ✗ or – with the check's name and what was found. */
+function checkLine(
+  check: Report['checks'][number],
+  terminal: Pick<Terminal, 'paint'>,
+  width: number,
+): string {
+  const name = `${check.name}:`.padEnd(width + 1)
+  if (check.ok === null)
+    return `${terminal.paint('yellow', '–')} ${name} not checked: ${check.detail}`
+  return check.ok
+    ? `${terminal.paint('green', '✓')} ${name} ${check.detail}`
+    : `${terminal.paint('red', '✗')} ${name} FAILED: ${check.detail}`
+}
+
+function sentenceLine(
+  verdict: Verdict,
+  sentence: string,
+  terminal: Pick<Terminal, 'paint'>,
+): string {
+  const colour = {
+    verified: 'green',
+    refuted: 'red',
+    untrusted: 'yellow',
+    pending: 'yellow',
+  } as const
+  const word = terminal.paint(colour[verdict], verdict.toUpperCase())
+  return `${word} ${sentence.replace(/^(?:Refuted|Nothing was proven)(?: at|:) /, '')}`
+}
+
+function unreadable(error: VaultMeshError, terminal: Terminal): Outcome {
+  const check = { name: 'receipt', ok: false, detail: error.message }
+  const sentence = `The file is no receipt: ${error.message}`
+  return {
+    exit: Exit.refuted,
+    value: { verdict: 'refuted', sentence, checks: [check], anchored: [], before: null },
+    lines: reportLines({ checks: [check], verdict: 'refuted', sentence }, terminal),
+  }
+}
+
+/** Trust by flags; without any, the trust file of the node here. */
+async function pinsOf(values: Values): Promise<TrustFile> {
+  const files = [...list(values, 'trust')]
+  const vkeys = [...list(values, 'vkey')]
+  const tsaRoots: string[] = []
+  for (const path of list(values, 'tsa-root')) {
+    const pem = await readText(path, 'the timestamp roots')
+    const found = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)
+    if (found === null) throw new UsageError(`${path} holds no PEM certificate.`)
+    tsaRoots.push(...found)
+  }
+  checkPins({ vkeys, tsaRoots }, 'A key you named')
+  const own = homeAt(text(values, 'home')).trust
+  if (files.length === 0 && vkeys.length === 0 && existsSync(own)) files.push(own)
+  const rails: string[] = []
+  for (const file of files) {
+    const trust = await readTrust(file)
+    vkeys.push(...trust.vkeys)
+    tsaRoots.push(...trust.tsaRoots)
+    rails.push(...trust.rails)
+  }
+  return { vkeys, tsaRoots, rails: [...new Set(rails)] }
+}
+
+/** A receipt in either form. */
+export function readReceiptFile(bytes: Uint8Array, event?: Uint8Array): Receipt {
+  const content = fromUtf8(bytes)
+  return content.startsWith('c2sp.org/tlog-proof@')
+    ? fromProofFile(content, event)
+    : parseReceipt(content)
+}
+
+/**
+ * A tlog-proof as a receipt. Its `extra` is signed by nobody: it names the event and carries anchors, each
+ * of which is verified; without it the event's bytes must be at hand. A proof file says nothing of id and
+ * source, so they are the event's own.
+ */
+function fromProofFile(content: string, event: Uint8Array | undefined): Receipt {
+  const file = parseProofFile(content)
+  const { origin, size, root } = parseCheckpoint(parseNote(file.checkpoint).text)
+  const extra = file.extra === null ? {} : parseExtra(file.extra)
+  const named = extra['eventHash'] ?? (event === undefined ? null : hashName(event))
+  if (named === null) {
+    throw new UsageError(
+      'The proof file names no event: give the event’s bytes as second argument.',
+    )
+  }
+  const own = event === undefined ? null : attributesOf(event)
+  const { height = 1, anchors = [] } = extra
+  return parseReceipt(
+    JSON.stringify({
+      v: 1,
+      eventHash: named,
+      eventId: own?.id ?? '',
+      source: own?.source ?? '',
+      status: 'sealed',
+      origin,
+      height,
+      leafIndex: file.index,
+      treeSize: size,
+      root: `sha256:${toHex(root)}`,
+      inclusionProof: file.proof.map(toHex),
+      checkpoint: file.checkpoint,
+      anchors,
+    }),
+  )
+}
+
+/** Another producer's `extra` is opaque: it then names nothing. */
+function parseExtra(extra: Uint8Array): Readonly<Record<string, unknown>> {
+  try {
+    const value: unknown = JSON.parse(fromUtf8(extra))
+    if (typeof value === 'object' && value !== null && 'v' in value && value.v === 1) {
+      return value as unknown as Record<string, unknown>
+    }
+  } catch {
+    // Not ours.
+  }
+  return {}
+}
+
+function hashName(event: Uint8Array): string {
+  return `sha256:${toHex(sha256(event))}`
+}
+
+/** Null if the bytes are no event: verifyReceipt then says why. */
+function attributesOf(event: Uint8Array): { readonly id: string; readonly source: string } | null {
+  try {
+    return readEvent(event)
+  } catch {
+    return null
+  }
+}
+
+/** An editor ends a file with a newline; no JWS holds one, and intake drops it too. */
+function withoutNewline(bytes: Uint8Array): Uint8Array {
+  let end = bytes.length
+  while (end > 0 && (bytes[end - 1] === 0x0a || bytes[end - 1] === 0x0d)) end--
+  return bytes.subarray(0, end)
+}
+
+async function bytesOf(path: string): Promise<Uint8Array> {
+  try {
+    return new Uint8Array(await readFile(path))
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new UsageError(`Cannot read ${path} (${code ?? 'unknown error'}).`)
+  }
+}

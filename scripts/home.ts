@@ -1,0 +1,169 @@
+/**
+ * A node's home folder: what lies where, and the lock that lets one process at a time run on it.
+ *
+ *   <home>/state            D1, R2 and Durable Objects (Miniflare)
+ *   <home>/node.secret.age  the node secret, encrypted (keystore.ts)
+ *   <home>/trust.json       what a verifier pins of this node; public
+ *   <home>/admin.sock       /admin for whoever may open the socket (mode 0600)
+ *   <home>/node.lock        who runs here: pid and start time, and those of its runtime process
+ */
+
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { VaultMeshError } from '#core/errors.ts'
+
+/** Where a node lives unless the operator says otherwise. */
+export const DEFAULT_HOME = '.vaultmesh'
+/** sockaddr_un holds 108 bytes, the last of them zero. */
+const MAX_SOCKET_PATH = 107
+
+/** The paths within a home. */
+export interface Home {
+  readonly path: string
+  readonly state: string
+  readonly trust: string
+  readonly socket: string
+  readonly lock: string
+  readonly clientKey: string
+}
+
+/** The paths of `path`, or of $VAULTMESH_HOME, or of `.vaultmesh` here. */
+export function homeAt(path?: string): Home {
+  const named = path ?? process.env['VAULTMESH_HOME'] ?? ''
+  const root = resolve(named === '' ? DEFAULT_HOME : named)
+  return {
+    path: root,
+    state: join(root, 'state'),
+    trust: join(root, 'trust.json'),
+    socket: join(root, 'admin.sock'),
+    lock: join(root, 'node.lock'),
+    clientKey: join(root, 'client.key.age'),
+  }
+}
+
+/** A process so that another one with its number later is told apart. */
+interface Process {
+  readonly pid: number
+  /** Start time in ticks since boot (proc(5), field 22 of stat); empty where there is no /proc. */
+  readonly start: string
+}
+
+interface LockFile extends Process {
+  /** workerd outlives a killed parent, with the port and the stores open. */
+  readonly runtime?: Process
+}
+
+/** A held lock. */
+export interface Lock {
+  /** Remembers the runtime process, so that the next start can end it if this one is killed. */
+  noteRuntime(): void
+  release(): void
+}
+
+/** Takes the home; throws `bad-config` if a live process has it. A dead one's lock is taken over. */
+export function lockHome(home: Home): Lock {
+  if (Buffer.byteLength(home.socket) > MAX_SOCKET_PATH) {
+    throw new VaultMeshError(
+      'bad-config',
+      `The path of the home folder is too long for a socket: ${home.socket} has more than ${MAX_SOCKET_PATH} bytes.`,
+    )
+  }
+  mkdirSync(home.path, { recursive: true, mode: 0o700 })
+  mkdirSync(home.state, { recursive: true, mode: 0o700 })
+  const mine: LockFile = { pid: process.pid, start: startOf(process.pid) ?? '' }
+  for (let attempt = 0; ; attempt++) {
+    try {
+      writeFileSync(home.lock, `${JSON.stringify(mine)}\n`, { flag: 'wx', mode: 0o600 })
+      break
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt === 5) throw error
+      takeOver(home)
+    }
+  }
+  return {
+    noteRuntime() {
+      const pid = childOf(process.pid)
+      if (pid === null) return
+      const runtime = { pid, start: startOf(pid) ?? '' }
+      writeFileSync(home.lock, `${JSON.stringify({ ...mine, runtime })}\n`, { mode: 0o600 })
+    },
+    release() {
+      if (readLock(home.lock)?.pid === process.pid) rmSync(home.lock, { force: true })
+    },
+  }
+}
+
+/** Removes a dead process's lock and ends its runtime; throws if it lives. */
+function takeOver(home: Home): void {
+  const found = readLock(home.lock)
+  if (found !== null && isAlive(found)) {
+    throw new VaultMeshError(
+      'bad-config',
+      `A node runs on ${home.path} already (process ${found.pid}).`,
+    )
+  }
+  // Renamed, then looked at: of two that find the same stale lock, the second must not take the first's.
+  const aside = `${home.lock}.${process.pid}.stale`
+  try {
+    renameSync(home.lock, aside)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    throw error
+  }
+  const taken = readLock(aside)
+  if (taken !== null && isAlive(taken) && !existsSync(home.lock)) {
+    renameSync(aside, home.lock)
+    return takeOver(home)
+  }
+  rmSync(aside, { force: true })
+  const runtime = taken?.runtime
+  if (runtime !== undefined && runtime.start !== '' && isAlive(runtime)) {
+    process.kill(runtime.pid, 'SIGKILL')
+    const deadline = Date.now() + 5000
+    while (isAlive(runtime) && Date.now() < deadline) Atomics.wait(PAUSE, 0, 0, 20)
+  }
+}
+
+const PAUSE = new Int32Array(new SharedArrayBuffer(4))
+
+function readLock(path: string): LockFile | null {
+  try {
+    const value = JSON.parse(readFileSync(path, 'utf8')) as LockFile
+    return Number.isSafeInteger(value.pid) ? value : null
+  } catch {
+    return null // missing, or cut off by a crash while it was written
+  }
+}
+
+function isAlive({ pid, start }: Process): boolean {
+  try {
+    process.kill(pid, 0)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false
+  }
+  return start === '' || startOf(pid) === start
+}
+
+/** Field 22 of /proc/<pid>/stat, counted after the name, which may hold spaces; null if it is dead. */
+function startOf(pid: number): string | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return fields[0] === 'Z' ? null : fields[19]!
+  } catch {
+    return null
+  }
+}
+
+/** The workerd process among the children of `pid`, or null. */
+function childOf(pid: number): number | null {
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')
+    for (const child of children.filter((c) => c !== '').map(Number)) {
+      if (readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('workerd')) return child
+    }
+  } catch {
+    // No /proc, or a kernel without the children file: the lock then knows the parent only.
+  }
+  return null
+}

@@ -1,0 +1,215 @@
+/**
+ * A self-hosted node: one process, one home folder, the Worker in Miniflare on persisted state.
+ *
+ *   node scripts/selfhost.ts [--home .vaultmesh] [--port 7077] [--host 127.0.0.1]
+ *                            [--tsa URL --tsa-roots FILE]
+ *
+ * Settings are those of wrangler.toml, each overridden by an environment variable of its name. Secrets come
+ * decrypted from the keystore straight into bindings, over a pipe to the runtime: they are on no disk, in
+ * no environment and on no command line. What stops a start is said in one line, exit code 1.
+ */
+
+import { randomBytes } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { unstable_readConfig as readConfig } from 'wrangler'
+import { toBase64Url } from '#core/bytes.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { trustOf, type Trust } from '../functions/sdk.ts'
+import { serveAdmin } from './admin-socket.ts'
+import { ROOT } from './build.ts'
+import { fail } from './fail.ts'
+import { homeAt, lockHome, type Home } from './home.ts'
+import { startHost, type Host, type HostOptions } from './host.ts'
+import { nodeSecret } from './keystore.ts'
+
+/** The port of a node. */
+export const DEFAULT_PORT = 7077
+
+/** How to run a node. */
+export interface NodeOptions extends Pick<HostOptions, 'cron' | 'consumers' | 'verbose'> {
+  readonly home?: string
+  readonly host?: string
+  readonly port: number
+  /** Timestamp authorities, and the PEM roots that their chains must end in. */
+  readonly tsa?: { readonly urls: string; readonly rootsPem: string }
+  /** Variables over those of wrangler.toml and the environment. */
+  readonly vars?: Readonly<Record<string, string>>
+}
+
+/** A node that answers. */
+export interface RunningNode {
+  readonly url: string
+  readonly home: Home
+  readonly trust: Trust
+  readonly host: Host
+  stop(): Promise<void>
+}
+
+/** Starts a node; throws `bad-config` for what an operator can mend. */
+export async function startNode(options: NodeOptions): Promise<RunningNode> {
+  const home = homeAt(options.home)
+  const undo: (() => unknown)[] = []
+  const stop = async (): Promise<void> => {
+    for (const step of undo.splice(0).toReversed()) await step()
+  }
+  try {
+    const lock = lockHome(home)
+    undo.push(() => lock.release())
+    const address = options.host ?? '127.0.0.1'
+    await checkPort(address, options.port)
+    const token = toBase64Url(randomBytes(32))
+    const host = await startHost({
+      ...options,
+      host: address,
+      stateDir: home.state,
+      vars: {
+        ...settings(process.env),
+        ...tsaSettings(options.tsa),
+        ...options.vars,
+        NODE_SECRET: await nodeSecret(home.path),
+        ADMIN_TOKEN: token,
+      },
+    })
+    undo.push(() => host.stop())
+    lock.noteRuntime()
+    const url = `http://${reachable(address)}:${options.port}`
+    await admit(url, token)
+    const admin = await serveAdmin(home.socket, url, token)
+    undo.push(() => admin.close())
+    const trust = await trustOf(url)
+    writeFileSync(home.trust, `${JSON.stringify(trust, null, 2)}\n`)
+    return { url, home, trust, host, stop }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+/** The log itself says whether these settings fit it: another ORIGIN or INTAKE_SHARDS do not. */
+async function admit(url: string, token: string): Promise<void> {
+  const headers = { authorization: `Bearer ${token}` }
+  const response = await fetch(`${url}/admin/start`, { method: 'POST', headers })
+  if (response.ok) return
+  const problem = (await response.json().catch(() => ({}))) as { detail?: string }
+  throw new VaultMeshError(
+    'bad-config',
+    problem.detail ?? `The node refuses to start (${response.status}).`,
+  )
+}
+
+/** Variables of wrangler.toml, and the optional ones it leaves out, that the environment sets. */
+function settings(env: NodeJS.ProcessEnv): Record<string, string> {
+  const { vars } = readConfig({ config: resolve(ROOT, 'wrangler.toml') }) as {
+    readonly vars: Readonly<Record<string, unknown>>
+  }
+  const found: Record<string, string> = {}
+  for (const name of [...Object.keys(vars), 'NODE_DID']) {
+    const value = env[name]
+    if (value !== undefined) found[name] = value
+  }
+  // The plan spells it both ways; wrangler.toml's own value must not outrank either.
+  const asInPlan = env['HARbINGER_SIG_REQUIRED']
+  if (asInPlan !== undefined) found['HARBINGER_SIG_REQUIRED'] ??= asInPlan
+  const roots = env['TSA_ROOTS']
+  if (roots !== undefined && roots !== '') found['TSA_ROOTS'] = pemOf(roots)
+  if ((found['TSA_URLS'] ?? '') !== '' && found['RAILS'] === undefined) found['RAILS'] = 'TSA'
+  return found
+}
+
+function tsaSettings(tsa: NodeOptions['tsa']): Record<string, string> {
+  return tsa === undefined ? {} : { TSA_URLS: tsa.urls, TSA_ROOTS: tsa.rootsPem, RAILS: 'TSA' }
+}
+
+/** PEM text itself, or of the file it names. */
+function pemOf(text: string): string {
+  if (text.includes('-----BEGIN CERTIFICATE-----')) return text
+  try {
+    return readFileSync(text, 'utf8')
+  } catch {
+    throw new VaultMeshError('bad-config', `Cannot read the timestamp roots ${text}.`)
+  }
+}
+
+/** Says that the port is taken before the runtime would, in words. */
+async function checkPort(host: string, port: number): Promise<void> {
+  const probe = createServer()
+  try {
+    await new Promise<void>((ready, reject) => {
+      probe.once('error', reject)
+      probe.listen(port, host, ready)
+    })
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? 'unknown error'
+    const why = code === 'EADDRINUSE' ? 'is in use; name another with --port' : `fails with ${code}`
+    throw new VaultMeshError('bad-config', `Port ${port} on ${host} ${why}.`)
+  }
+  await new Promise((closed) => probe.close(closed))
+}
+
+/** Where this machine reaches a socket that listens on every address. */
+function reachable(host: string): string {
+  if (host === '0.0.0.0') return '127.0.0.1'
+  if (host === '::') return '[::1]'
+  return host.includes(':') ? `[${host}]` : host
+}
+
+/**
+ * Resolves at SIGINT, SIGTERM or SIGHUP. Miniflare's own handlers would kill the runtime and exit at once;
+ * the orderly stop is ours.
+ */
+export function untilStopped(): Promise<NodeJS.Signals> {
+  return new Promise((stopped) => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      process.removeAllListeners(signal)
+      process.on(signal, () => stopped(signal))
+    }
+  })
+}
+
+/** The command line of a port: a whole number from 1 to 65535. */
+export function portOf(text: string): number {
+  const port = Number(text)
+  if (/^\d{1,5}$/.test(text) && port > 0 && port < 65_536) return port
+  throw new VaultMeshError('bad-config', `--port ${text} is no port.`)
+}
+
+/** The options of `vaultmesh selfhost`, for its help as well. */
+export const selfhostOptions = {
+  home: { type: 'string' },
+  port: { type: 'string', default: String(DEFAULT_PORT) },
+  host: { type: 'string', default: '127.0.0.1' },
+  tsa: { type: 'string', multiple: true },
+  'tsa-roots': { type: 'string' },
+  verbose: { type: 'boolean', default: false },
+} as const
+
+/** Runs a node until it is told to stop. */
+export async function selfhost(args: readonly string[]): Promise<number> {
+  const { values } = parseArgs({ args: [...args], options: selfhostOptions })
+  const { tsa, 'tsa-roots': roots } = values
+  if ((tsa === undefined) !== (roots === undefined)) {
+    throw new VaultMeshError('bad-config', '--tsa and --tsa-roots go together.')
+  }
+  const node = await startNode({
+    host: values.host,
+    port: portOf(values.port),
+    verbose: values.verbose,
+    ...(values.home === undefined ? {} : { home: values.home }),
+    ...(tsa === undefined ? {} : { tsa: { urls: tsa.join(','), rootsPem: pemOf(roots!) } }),
+  })
+  const stopped = untilStopped()
+  console.log(`vaultmesh ${node.trust.node_id} at ${node.url} (log ${node.trust.origin})`)
+  console.log(`  ${node.trust.node_did}`)
+  console.log(`  rails: ${node.trust.rails.join(', ') || 'none'}; home: ${node.home.path}`)
+  const signal = await stopped
+  await node.stop()
+  console.log(`vaultmesh stopped (${signal})`)
+  return 0
+}
+
+if (import.meta.main) {
+  selfhost(process.argv.slice(2)).then((code) => process.exit(code), fail)
+}

@@ -1,0 +1,153 @@
+/**
+ * The command line of VaultMesh: one command a file in scripts/cli, this one finds and prints.
+ *
+ * stdout holds the result and nothing else (with --json one JSON value); errors and progress go to stderr,
+ * progress only if that is a terminal. Exit codes: 0 done or verified, 1 refuted or refused, 2 usage,
+ * 3 pending, 4 unreachable, 5 untrusted key.
+ */
+
+import { batch } from './cli/batch.ts'
+import { Exit, outcomeOf, parse, type Command, type Outcome, type Terminal } from './cli/command.ts'
+import { dlq } from './cli/dlq.ts'
+import { fsck } from './cli/fsck.ts'
+import { keygen } from './cli/keygen.ts'
+import { post } from './cli/post.ts'
+import { receipt } from './cli/receipt.ts'
+import { seal } from './cli/seal.ts'
+import { status } from './cli/status.ts'
+import { trust } from './cli/trust.ts'
+import { verify } from './cli/verify.ts'
+import { fail } from './fail.ts'
+
+const commands: readonly Command[] = [
+  keygen,
+  post,
+  status,
+  receipt,
+  verify,
+  trust,
+  batch,
+  seal,
+  fsck,
+  dlq,
+]
+
+/** Commands that run until they are stopped; their modules pull in the whole runtime, so load them late. */
+const runners: Readonly<Record<string, Runner>> = {
+  selfhost: {
+    summary: 'Run a node here',
+    usage: `[--home DIR] [--port 7077] [--host 127.0.0.1] [--tsa URL --tsa-roots FILE]
+
+Settings are those of wrangler.toml; an environment variable of the same name overrides one.`,
+    run: async (args) => (await import('./selfhost.ts')).selfhost(args),
+  },
+  up: {
+    summary: 'Run a devnet node with its own timestamp authority, and show it at work',
+    usage: '[--home DIR] [--port 7077] [--tsa-port 7078] [--once]',
+    run: async (args) => (await import('./up.ts')).up(args),
+  },
+}
+interface Runner {
+  readonly summary: string
+  readonly usage: string
+  run(args: readonly string[]): Promise<number>
+}
+
+const COLOURS = { green: 32, red: 31, yellow: 33, bold: 1 } as const
+
+/** The process's terminal. */
+function terminalOf(json: boolean): Terminal & { clear(): void } {
+  const { stdout, stderr, env, stdin } = process
+  // no-color.org: set and not empty, whatever its value.
+  const noColour = (env['NO_COLOR'] ?? '') !== '' || env['TERM'] === 'dumb'
+  const colour = stdout.isTTY && !noColour && !json
+  let drawn = false
+  return {
+    progress(text) {
+      if (!stderr.isTTY) return
+      stderr.write(`\r\u001b[K${text}`)
+      drawn = true
+    },
+    clear() {
+      if (drawn) stderr.write('\r\u001b[K')
+      drawn = false
+    },
+    paint: (name, text) => (colour ? `\u001b[${COLOURS[name]}m${text}\u001b[0m` : text),
+    async stdin() {
+      const chunks: Buffer[] = []
+      for await (const chunk of stdin) chunks.push(chunk as Buffer)
+      return Buffer.concat(chunks)
+    },
+  }
+}
+
+/** Runs a command line; resolves to the exit code. */
+async function main(argv: readonly string[]): Promise<number> {
+  const [name, ...args] = argv
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    process.stdout.write(overview())
+    return name === undefined ? Exit.usage : Exit.ok
+  }
+  const runner = Object.hasOwn(runners, name) ? runners[name] : undefined
+  if (runner !== undefined) {
+    if (args.includes('--help') || args.includes('-h')) {
+      process.stdout.write(`usage: vaultmesh ${name} ${runner.usage}\n`)
+      return Exit.ok
+    }
+    return runner.run(args)
+  }
+  const command = commands.find((c) => c.name === name)
+  if (command === undefined) {
+    process.stderr.write(
+      `vaultmesh: There is no command ${name}.\n  vaultmesh --help lists them.\n`,
+    )
+    return Exit.usage
+  }
+  const json = args.includes('--json')
+  const terminal = terminalOf(json)
+  let outcome: Outcome
+  try {
+    const { values, positionals } = parse(command, args)
+    if (values['help'] === true) {
+      process.stdout.write(helpOf(command))
+      return Exit.ok
+    }
+    outcome = await command.run(positionals, values, terminal)
+  } catch (error) {
+    terminal.clear()
+    outcome = outcomeOf(error, command)
+    if (!json) {
+      process.stderr.write(`${outcome.lines.join('\n')}\n`)
+      return outcome.exit
+    }
+  }
+  terminal.clear()
+  const text = json ? JSON.stringify(outcome.value) : outcome.lines.join('\n')
+  await new Promise<void>((written) => process.stdout.write(`${text}\n`, () => written()))
+  return outcome.exit
+}
+
+function overview(): string {
+  const rows = [
+    ...commands.map((c) => [c.name, c.summary] as const),
+    ...Object.entries(runners).map(([name, { summary }]) => [name, summary] as const),
+  ]
+  return `usage: vaultmesh <command> [options]
+
+${rows.map(([name, summary]) => `  ${name.padEnd(10)}${summary}`).join('\n')}
+
+vaultmesh <command> --help says more. All but the last two take --json.
+Exit codes: 0 done or verified, 1 refuted or refused, 2 usage, 3 pending, 4 unreachable, 5 untrusted key.
+`
+}
+
+function helpOf(command: Command): string {
+  const usage = `usage: vaultmesh ${command.name} ${command.usage}`.trimEnd()
+  return `${usage}\n\n${command.summary}.\n\n${command.help}\n  --json          one JSON value on stdout, nothing else\n`
+}
+
+main(process.argv.slice(2)).then(
+  // A runner leaves handles of the runtime behind; what it had to say is said.
+  (code) => process.exit(code),
+  (error: unknown) => fail(error),
+)

@@ -1,0 +1,223 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join, resolve } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { fromBase64Url, toHex } from '#core/bytes.ts'
+import type { Receipt } from '#core/receipt.ts'
+import { createSigner, post, sign, trustOf, verify, type Trust } from '../../functions/sdk.ts'
+import { ROOT } from '../../scripts/build.ts'
+import { homeAt } from '../../scripts/home.ts'
+import { nodeSecret, readClientKey } from '../../scripts/keystore.ts'
+import { makeKey } from '../../scripts/cli/keygen.ts'
+import { freePort, run, sandbox, start } from './support.ts'
+
+const SELFHOST = resolve(ROOT, 'scripts/selfhost.ts')
+const READY = 'rails:'
+
+let box: Awaited<ReturnType<typeof sandbox>>
+beforeAll(async () => {
+  box = await sandbox()
+})
+afterAll(() => box.remove())
+
+async function node(name: string, env: Record<string, string> = {}) {
+  const port = await freePort()
+  const home = homeAt(join(box.dir, name))
+  const args = [SELFHOST, '--home', home.path, '--port', String(port)]
+  const running = await start(args, READY, { SEAL_BATCH_MAX_INTERVAL_MS: '200', ...env })
+  return { ...running, home, args, url: `http://127.0.0.1:${port}` }
+}
+
+async function anEvent() {
+  const secret = crypto.getRandomValues(new Uint8Array(32))
+  return sign(await createSigner({ alg: 'EdDSA', secret }), { type: 'test.event' })
+}
+
+describe('a self-hosted node', () => {
+  test('keeps everything over a restart, and its old receipts verify against its old keys', async () => {
+    const first = await node('restart')
+    const trust = JSON.parse(readFileSync(first.home.trust, 'utf8')) as Trust
+    expect(trust).toEqual(await trustOf(first.url))
+    const jws = await anEvent()
+    const { receipt, eventHash } = await post(first.url, jws, { wait: 20 })
+    const waiting = await post(first.url, await anEvent())
+    expect(await first.stop('SIGTERM')).toBe(0)
+
+    const second = await node('restart')
+    try {
+      expect(await trustOf(second.url)).toEqual(trust)
+      const again = (await (await fetch(`${second.url}/receipts/${eventHash}`)).json()) as Receipt
+      expect(again).toEqual(receipt)
+      expect((await verify(again, trust, jws)).verdict).toBe('verified')
+      expect(await (await fetch(`${second.url}/events/${eventHash}`)).text()).toBe(jws)
+      // The same event again is the first answer, and what was accepted before is sealed.
+      expect((await post(second.url, jws)).eventHash).toBe(eventHash)
+      await expect
+        .poll(async () => (await fetch(`${second.url}/receipts/${waiting.eventHash}`)).status, {
+          timeout: 20_000,
+        })
+        .toBe(200)
+    } finally {
+      await second.stop('SIGTERM')
+    }
+  })
+
+  test('refuses a second start on one home in one plain line', async () => {
+    const first = await node('twice')
+    try {
+      const port = String(await freePort())
+      const second = await run([SELFHOST, '--home', first.home.path, '--port', port])
+      expect(second).toEqual({
+        code: 1,
+        stdout: '',
+        stderr: `vaultmesh: A node runs on ${first.home.path} already (process ${first.pid}).\n`,
+      })
+      expect((await fetch(`${first.url}/healthz`)).status).toBe(200)
+    } finally {
+      await first.stop('SIGTERM')
+    }
+  })
+
+  test('takes over from a killed process, its runtime included, and has what that one accepted', async () => {
+    const killed = await node('killed', { SEAL_BATCH_MAX_INTERVAL_MS: '60000' })
+    const { eventHash } = await post(killed.url, await anEvent())
+    await killed.stop('SIGKILL')
+    expect(existsSync(killed.home.lock)).toBe(true)
+    // The same port: an orphaned runtime would still hold it.
+    const next = await start(killed.args, READY, { SEAL_BATCH_MAX_INTERVAL_MS: '200' })
+    try {
+      await expect
+        .poll(async () => (await fetch(`${killed.url}/receipts/${eventHash}`)).status, {
+          timeout: 30_000,
+        })
+        .toBe(200)
+    } finally {
+      await next.stop('SIGTERM')
+    }
+  })
+
+  test('recovers a lock that a crash cut off', async () => {
+    const first = await node('cut')
+    await first.stop('SIGTERM')
+    await writeFile(first.home.lock, '{"pid":12')
+    const second = await start(first.args, READY)
+    expect(await second.stop('SIGTERM')).toBe(0)
+  })
+
+  test('refuses settings that its log was not started with', async () => {
+    const first = await node('shards')
+    await first.stop('SIGTERM')
+    const shards = await run(first.args, { env: { INTAKE_SHARDS: '3' } })
+    expect(shards.code).toBe(1)
+    expect(shards.stderr).toContain('vaultmesh: INTAKE_SHARDS: ')
+    const origin = await run(first.args, { env: { ORIGIN: 'other.example/log' } })
+    expect(origin.code).toBe(1)
+    expect(origin.stderr).toContain('vaultmesh: ORIGIN: ')
+    // A refusal leaves nothing behind that would stop the right settings.
+    const again = await start(first.args, READY)
+    expect(await again.stop('SIGTERM')).toBe(0)
+  })
+
+  test('says in one line that its port is taken', async () => {
+    const server = createServer()
+    const port = await freePort()
+    await new Promise<void>((ready) => server.listen(port, '127.0.0.1', ready))
+    try {
+      const ran = await run([SELFHOST, '--home', join(box.dir, 'port'), '--port', String(port)])
+      expect(ran.code).toBe(1)
+      expect(ran.stderr).toBe(
+        `vaultmesh: Port ${port} on 127.0.0.1 is in use; name another with --port.\n`,
+      )
+    } finally {
+      server.close()
+    }
+  })
+
+  test.each([
+    ['SIGTERM', false],
+    ['SIGINT', true],
+  ] as const)('stops cleanly on %s (to its whole group: %s)', async (signal, group) => {
+    const running = await node(`stop-${signal}`)
+    await post(running.url, await anEvent())
+    expect(await running.stop(signal, group)).toBe(0)
+    expect(existsSync(running.home.lock)).toBe(false)
+    expect(existsSync(running.home.socket)).toBe(false)
+    expect(running.output()).not.toMatch(/error/i)
+  })
+
+  test('opens /admin on its socket alone, and only to its owner', async () => {
+    const running = await node('admin')
+    try {
+      expect(statSync(running.home.socket).mode & 0o777).toBe(0o600)
+      expect(statSync(running.home.path).mode & 0o777).toBe(0o700)
+      expect((await fetch(`${running.url}/admin/fsck`)).status).toBe(401)
+      const ask = (path: string) =>
+        execFileSync(
+          'python3',
+          [
+            '-c',
+            [
+              'import http.client,socket,sys',
+              's=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1])',
+              'c=http.client.HTTPConnection("node");c.sock=s',
+              'c.putrequest("GET",sys.argv[2]);c.endheaders()',
+              'print(c.getresponse().status)',
+            ].join('\n'),
+            running.home.socket,
+            path,
+          ],
+          { encoding: 'utf8' },
+        ).trim()
+      expect(ask('/admin/fsck')).toBe('200')
+      expect(ask('/healthz')).toBe('404')
+      expect(ask('/admin/../healthz')).toBe('404')
+      expect(ask('http://127.0.0.1:1/admin/fsck')).toBe('404')
+    } finally {
+      await running.stop('SIGTERM')
+    }
+  })
+
+  test('has no secret in any file of its home, in a command line, an environment or a log', async () => {
+    const running = await node('secrets')
+    const key = join(running.home.path, 'client.key.age')
+    await makeKey(key, 'ES256K')
+    const secrets = [
+      await nodeSecret(running.home.path),
+      (await readClientKey(key)).secret,
+    ].flatMap((text) => forms(text))
+    const identity = /AGE-SECRET-KEY-\S+/.exec(
+      readFileSync(process.env['VAULTMESH_AGE_KEY_FILE']!, 'utf8'),
+    )![0]
+    secrets.push(Buffer.from(identity))
+    try {
+      await post(running.url, await anEvent(), { wait: 20 })
+      const lock = JSON.parse(readFileSync(running.home.lock, 'utf8')) as {
+        runtime: { pid: number }
+      }
+      const places = [running.pid, lock.runtime.pid].flatMap((pid) => [
+        `/proc/${pid}/cmdline`,
+        `/proc/${pid}/environ`,
+      ])
+      for (const name of readdirSync(running.home.path, { recursive: true, encoding: 'utf8' })) {
+        const path = join(running.home.path, name)
+        if (statSync(path).isFile()) places.push(path)
+      }
+      expect(places.length).toBeGreaterThan(8)
+      for (const place of places) {
+        const bytes = readFileSync(place)
+        for (const secret of secrets) expect(bytes.includes(secret), place).toBe(false)
+      }
+    } finally {
+      await running.stop('SIGTERM')
+    }
+    for (const secret of secrets) expect(Buffer.from(running.output()).includes(secret)).toBe(false)
+  })
+
+  /** A secret as text, as hex and as it is. */
+  function forms(text: string): Buffer[] {
+    const raw = fromBase64Url(text)
+    return [Buffer.from(text), Buffer.from(toHex(raw)), Buffer.from(raw)]
+  }
+})
