@@ -137,7 +137,7 @@ async function serve(route: Route, request: Request, context: Context): Promise<
 
 function refuse(error: unknown, requestId: string): Response {
   const known = asVaultMeshError(error)
-  if (known.status >= 500) {
+  if (known.status >= 500 && known.code !== 'bad-config') {
     const cause = known.cause instanceof Error ? known.cause.message : typeof known.cause
     console.error(
       JSON.stringify({ level: 'error', msg: known.message, code: known.code, requestId, cause }),

@@ -110,6 +110,11 @@ export class Platform {
     return env as unknown as Env
   }
 
+  /** A step of the world outside, such as a network call, in this life of the process. */
+  outside<T>(name: string, effect: () => T | Promise<T>): Promise<T> {
+    return this.#step(this.#generation, name, effect)
+  }
+
   /** One step: counted, and broken if the plan says so. */
   async #step<T>(generation: number, name: string, effect: () => T | Promise<T>): Promise<T> {
     const alive = (): void => {
