@@ -74,11 +74,12 @@ export async function indexPart(
     offset = end + 1
   }
   await intern(env.DB, rows, names)
-  for (const [first, chunk] of chunks(rows, names)) {
-    await env.DB.prepare(INSERT)
-      .bind(chunk, where.firstIndex + first, where.height, where.part)
-      .run()
-  }
+  // One transaction a part: a page of the hash index is then written once for many of its rows.
+  await env.DB.batch(
+    [...chunks(rows, names)].map(([first, chunk]) =>
+      env.DB.prepare(INSERT).bind(chunk, where.firstIndex + first, where.height, where.part),
+    ),
+  )
   return rows.length
 }
 
