@@ -45,6 +45,11 @@ const SEGMENT_EVENTS = 4000
 const WAKE_EVERY_MS = 250
 /** The durable wake-up behind the queue's: how long a lost message can delay a seal. */
 const ALARM_AFTER_MS = 10_000
+/** Unverified events that may wait, and their bytes: they come from nobody in particular. */
+const MAX_RECEIVED = 20_000
+const MAX_RECEIVED_BYTES = 256_000_000
+/** Rows of events whose check is over, kept so that their status can be asked; then the oldest go. */
+const MAX_SETTLED = 100_000
 /** How long an unverified event may wait for its signature check. */
 const RECEIVED_TTL_MS = 86_400_000
 
@@ -55,7 +60,9 @@ CREATE TABLE IF NOT EXISTS segment (first_seq INTEGER PRIMARY KEY, count INTEGER
   received_at INTEGER NOT NULL, digests BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS received (event_hash TEXT PRIMARY KEY, received_at INTEGER NOT NULL,
-  state TEXT NOT NULL, data BLOB, code TEXT, detail TEXT, first BLOB) WITHOUT ROWID;`
+  state TEXT NOT NULL, data BLOB, code TEXT, detail TEXT, first BLOB) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS received_waiting ON received (received_at) WHERE state = 'received';
+CREATE INDEX IF NOT EXISTS received_age ON received (received_at);`
 
 /** Claims gathered in memory before they are merged: 32,768 × ≈ 60 B = 2 MB, twice while merging. */
 const MERGE_AT = 32_768
@@ -258,14 +265,15 @@ export class Pool extends DurableObject<Env> {
   }
 
   #held(seq: number): Held {
+    // One digest of the segment, not its whole blob: a bulk posted again asks this for every line.
     const row = this.ctx.storage.sql
-      .exec<{ first_seq: number; received_at: number; digests: Blob }>(
-        'SELECT first_seq, received_at, digests FROM segment WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1',
+      .exec<{ received_at: number; digest: Blob }>(
+        `SELECT received_at, substr(digests, (?1 - first_seq) * ${DIGEST} + 1, ${DIGEST}) AS digest
+         FROM segment WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1`,
         seq,
       )
       .one()
-    const at = (seq - row.first_seq) * DIGEST
-    return { digest: new Uint8Array(row.digests, at, DIGEST), receivedAt: row.received_at }
+    return { digest: new Uint8Array(row.digest), receivedAt: row.received_at }
   }
 
   /** Writes the kept events of a group (null: all) as segments of bounded size. */
@@ -401,25 +409,53 @@ export class Pool extends DurableObject<Env> {
     if (!this.#bound) this.#bind(shard)
     this.#bound = true
     const sql = this.ctx.storage.sql
-    const waiting = sql
-      .exec<{ n: number }>("SELECT count(*) AS n FROM received WHERE state = 'received'")
-      .one().n
-    if (waiting >= Number(this.env.INTAKE_BACKLOG_MAX)) {
-      throw new VaultMeshError('overloaded', 'Too many events wait for their signature check.')
-    }
-    sql.exec(
-      "INSERT INTO received (event_hash, received_at, state, data) VALUES (?, ?, 'received', ?) ON CONFLICT DO NOTHING",
-      eventHash,
-      Date.now(),
-      data,
-    )
-    this.#arm()
-    return sql
+    const there = sql
       .exec<{ at: number }>(
         'SELECT received_at AS at FROM received WHERE event_hash = ?',
         eventHash,
       )
-      .one().at
+      .toArray()[0]
+    if (there !== undefined) return there.at
+    this.#received ??= this.#countReceived()
+    if (
+      this.#received.waiting >= MAX_RECEIVED ||
+      this.#received.bytes + data.length > MAX_RECEIVED_BYTES
+    ) {
+      throw new VaultMeshError('overloaded', 'Too many events wait for their signature check.')
+    }
+    const receivedAt = Date.now()
+    sql.exec(
+      "INSERT INTO received (event_hash, received_at, state, data) VALUES (?, ?, 'received', ?)",
+      eventHash,
+      receivedAt,
+      data,
+    )
+    this.#received.waiting++
+    this.#received.bytes += data.length
+    this.#arm()
+    return receivedAt
+  }
+
+  /** Counts once, then in memory: a count in SQL would read every waiting row for each request. */
+  #countReceived(): { waiting: number; bytes: number; settled: number } {
+    return this.ctx.storage.sql
+      .exec<{ waiting: number; bytes: number; settled: number }>(
+        'SELECT count(data) AS waiting, coalesce(sum(length(data)), 0) AS bytes, count(*) - count(data) AS settled FROM received',
+      )
+      .one()
+  }
+  #received: { waiting: number; bytes: number; settled: number } | null = null
+
+  /** A received event is settled: its bytes are gone, its row stays for a while. */
+  #release(bytes: number): void {
+    if (this.#received === null) return
+    this.#received.waiting--
+    this.#received.bytes -= bytes
+    if (++this.#received.settled <= MAX_SETTLED) return
+    this.ctx.storage.sql.exec(
+      "DELETE FROM received WHERE event_hash IN (SELECT event_hash FROM received WHERE state <> 'received' ORDER BY received_at LIMIT 1000)",
+    )
+    this.#received.settled -= 1000
   }
 
   /** The bytes of a received event that still waits for its check; null if it is settled or unknown. */
@@ -434,7 +470,9 @@ export class Pool extends DurableObject<Env> {
   }
 
   /** Moves a received, now verified event to accepted: the claim is made in this one transaction. */
-  settle(shard: number, eventHash: string, group: AdmitGroup): AdmitResult {
+  settle(shard: number, eventHash: string, group: AdmitGroup): void {
+    // Delivered twice: the first settled it, and its own claim would look like somebody else's.
+    if (this.receivedBytes(eventHash) === null) return
     const claimed = this.ctx.storage.transactionSync(() => {
       const result = this.#claimAll(group, Date.now())
       this.#mergeSome()
@@ -454,17 +492,20 @@ export class Pool extends DurableObject<Env> {
       return result
     })
     this.#settled(shard, claimed)
-    return answerOf(claimed)
+    this.#release(group.data.length)
   }
 
   /** Ends a received event whose check failed. */
   reject(eventHash: string, code: string, detail: string): void {
+    const bytes = this.receivedBytes(eventHash)
+    if (bytes === null) return
     this.ctx.storage.sql.exec(
-      "UPDATE received SET state = 'rejected', data = NULL, code = ?2, detail = ?3 WHERE event_hash = ?1 AND state = 'received'",
+      "UPDATE received SET state = 'rejected', data = NULL, code = ?2, detail = ?3 WHERE event_hash = ?1",
       eventHash,
       code,
       detail,
     )
+    this.#release(bytes.length)
   }
 
   /** Where an event stands, if this shard knows it. */
@@ -518,6 +559,7 @@ export class Pool extends DurableObject<Env> {
     const shard = this.#meta('shard')
     if (shard === null) return { waiting: 0, received: 0 }
     sql.exec('DELETE FROM received WHERE received_at < ?', Date.now() - RECEIVED_TTL_MS)
+    this.#received = null
     const stale = sql
       .exec<{ event_hash: string }>(
         "SELECT event_hash FROM received WHERE state = 'received' LIMIT 100",

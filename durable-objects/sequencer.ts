@@ -26,31 +26,24 @@ import { sealDueAt, signManifest, type Waiting } from '#core/batch.ts'
 import { toHex, fromHex, concat } from '#core/bytes.ts'
 import { signCheckpoint } from '#core/checkpoint.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import {
-  append,
-  edgeTiles,
-  emptyRoot,
-  leafHashes,
-  restoreEdge,
-  rootOf,
-  rootOfEdge,
-  TILE_WIDTH,
-  type TreeEdge,
-} from '#core/merkle.ts'
-import { encodeEntries, tilePath } from '#core/tile.ts'
+import { emptyRoot, restoreEdge, rootOfEdge, TILE_WIDTH } from '#core/merkle.ts'
+import { clearAlert, closeDeadLetters } from '#store/alerts.ts'
 import { enqueueAnchors } from '#store/anchors.ts'
 import { recordBatch, type BatchRecord } from '#store/batches.ts'
-import { eventsKey, putImmutable, Writes } from '#store/bucket.ts'
 import { indexPart, type NameCache } from '#store/events.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { PoolPeek } from '#store/pool-api.ts'
 import type { Head, SealReport } from '#store/sequencer-api.ts'
+import {
+  ENTRY_BYTES,
+  writeBatch,
+  type Assignment,
+  type LogEdge,
+  type WrittenBatch,
+} from './batch-writer.ts'
 
-/** Bytes of events taken from a pool at once, and so of one part of the bundle in R2. */
-const PART_BYTES = 4_000_000
 /** Level under which the raw entries of the unfinished tile are stored. */
 const ENTRIES = -1
-const ENTRY_BYTES = 32
 /** A due seal whose message was lost is asked for again by the alarm after this time. */
 const RETRY_AFTER_MS = 10_000
 /** Ask the queue at most once in this time for the same seal. */
@@ -73,25 +66,7 @@ CREATE TABLE IF NOT EXISTS anchored (id INTEGER PRIMARY KEY CHECK (id = 1), size
 interface State {
   readonly node: NodeContext
   head: Head & { readonly cursors: readonly number[] }
-  edge: TreeEdge
-  /** Raw entries of the unfinished entry bundle, 32 bytes each. */
-  entries: Uint8Array
-}
-
-/** The batch being sealed: from and to (exclusive) for each shard, in order. */
-interface Assignment {
-  readonly height: number
-  readonly sealedAt: number
-  readonly ranges: readonly (readonly [shard: number, from: number, to: number])[]
-}
-
-/** What step 2 leaves for steps 3 and 4. */
-interface Written {
-  readonly edge: TreeEdge
-  readonly entries: Uint8Array
-  readonly count: number
-  readonly parts: number
-  readonly batchRoot: Uint8Array
+  edge: LogEdge
 }
 
 interface Waiter {
@@ -207,7 +182,9 @@ export class Sequencer extends DurableObject<Env> {
       await this.#schedule(state)
       return { batches, events, height: state.head.height, sealMs, indexMs }
     } catch (error) {
-      this.#forgetMemory()
+      this.#state = null
+      this.#peeks.clear()
+      this.#askedAt = 0
       await this.#setAlarm(Date.now() + RETRY_AFTER_MS)
       throw error
     }
@@ -216,9 +193,9 @@ export class Sequencer extends DurableObject<Env> {
   /** Steps 2 to 4. Returns the number of events sealed. */
   async #sealOne(state: State, assignment: Assignment): Promise<number> {
     const { node } = state
-    const written = await this.#write(state, assignment)
-    const size = written.edge.size
-    const root = rootOfEdge(written.edge)
+    const written = await writeBatch(this.env, assignment, state.edge)
+    const { size } = written.edge.tree
+    const root = rootOfEdge(written.edge.tree)
     const checkpoint = await signCheckpoint(
       { origin: node.config.origin, size, root, extensions: [] },
       node.log,
@@ -263,10 +240,15 @@ export class Sequencer extends DurableObject<Env> {
     if (dueAt === null || (dueAt > nowAt && !force)) return null
     const ranges: [number, number, number][] = []
     let left = config.sealBatchMaxItems
-    for (const [shard, peek] of [...this.#peeks].sort(([a], [b]) => a - b)) {
+    // The shard with the oldest event first: no shard can starve another, however busy it is.
+    const shards = [...this.#peeks].sort(
+      ([a, p], [b, q]) => (p.oldestAt ?? Infinity) - (q.oldestAt ?? Infinity) || a - b,
+    )
+    for (const [shard, peek] of shards) {
       const from = state.head.cursors[shard]!
       const to = Math.min(peek.nextSeq, from + left)
-      if (to > from) ranges.push([shard, from, to])
+      if (to <= from) continue
+      ranges.push([shard, from, to])
       left -= to - from
     }
     const assignment = {
@@ -285,81 +267,8 @@ export class Sequencer extends DurableObject<Env> {
     return assignment
   }
 
-  /** Step 2: tiles, entry bundles and events of the batch to R2, a part at a time so that memory stays flat. */
-  async #write(state: State, assignment: Assignment): Promise<Written> {
-    const writes = new Writes()
-    const put = (key: string, bytes: Uint8Array, type: string): Promise<void> =>
-      writes.add(() => putImmutable(this.env.BUCKET, key, bytes, type))
-    let edge = state.edge
-    let entries = state.entries
-    let parts = 0
-    const leaves: Uint8Array[] = []
-    for (const [shard, from, to] of assignment.ranges) {
-      const pool = this.env.POOL.getByName(String(shard))
-      for (let next = from; next < to;) {
-        const slice = await pool.read(next, to, PART_BYTES)
-        next += slice.count
-        await put(
-          eventsKey(assignment.height, parts++),
-          lines(slice.lengths, slice.data),
-          'application/x-ndjson',
-        )
-        const hashes = splitHashes(slice.eventHashes)
-        const packed = leafHashes(hashes)
-        leaves.push(packed)
-        const full: [number, number, Uint8Array][] = []
-        const firstBundle = Math.floor(edge.size / TILE_WIDTH)
-        edge = append(edge, packed, (level, index, bytes) => {
-          // Level 0 is derived from the entries when it is read (store/log.ts).
-          if (level > 0) full.push([level, index, bytes])
-        })
-        for (const [level, index, bytes] of full) {
-          await put(`log/${tilePath(level, index)}`, bytes, 'application/octet-stream')
-        }
-        const rest = concat(entries, slice.eventHashes)
-        const bundles = Math.floor(rest.length / (TILE_WIDTH * ENTRY_BYTES))
-        for (let i = 0; i < bundles; i++) {
-          const raw = rest.subarray(
-            i * TILE_WIDTH * ENTRY_BYTES,
-            (i + 1) * TILE_WIDTH * ENTRY_BYTES,
-          )
-          await put(
-            `log/${tilePath('entries', firstBundle + i)}`,
-            encodeEntries(splitHashes(raw)),
-            'application/octet-stream',
-          )
-        }
-        entries = rest.slice(bundles * TILE_WIDTH * ENTRY_BYTES)
-      }
-    }
-    for (const tile of edgeTiles(edge)) {
-      if (tile.level === 0) continue
-      await put(
-        `log/${tilePath(tile.level, tile.index, tile.width)}`,
-        tile.bytes,
-        'application/octet-stream',
-      )
-    }
-    if (entries.length > 0) {
-      const path = tilePath(
-        'entries',
-        Math.floor(edge.size / TILE_WIDTH),
-        entries.length / ENTRY_BYTES,
-      )
-      await put(`log/${path}`, encodeEntries(splitHashes(entries)), 'application/octet-stream')
-    }
-    await writes.done()
-    return {
-      edge,
-      entries,
-      parts,
-      count: edge.size - state.edge.size,
-      batchRoot: rootOf(concat(...leaves)),
-    }
-  }
-
   /** Step 4: the commit point. Throws `bad-state` if another writer moved the head. */
-  #swap(state: State, assignment: Assignment, written: Written, record: BatchRecord): void {
+  #swap(state: State, assignment: Assignment, written: WrittenBatch, record: BatchRecord): void {
     const cursors = [...state.head.cursors]
     for (const [shard, , to] of assignment.ranges) cursors[shard] = to
     const sql = this.ctx.storage.sql
@@ -381,10 +290,10 @@ export class Sequencer extends DurableObject<Env> {
         JSON.stringify(cursors),
       )
       sql.exec('DELETE FROM edge')
-      for (const [level, hashes] of written.edge.levels) {
+      for (const [level, hashes] of written.edge.tree.levels) {
         sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', level, hashes)
       }
-      sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', ENTRIES, written.entries)
+      sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', ENTRIES, written.edge.entries)
       sql.exec('DELETE FROM assignment')
     })
     state.head = {
@@ -397,7 +306,6 @@ export class Sequencer extends DurableObject<Env> {
       cursors,
     }
     state.edge = written.edge
-    state.entries = written.entries
     this.#backUpCheckpoint()
   }
 
@@ -422,9 +330,12 @@ export class Sequencer extends DurableObject<Env> {
         `The events of batch ${height} end at ${firstIndex}, not ${state.head.size}.`,
       )
     }
-    await this.env.DB.prepare('UPDATE batches SET committed = 1 WHERE height = ?')
-      .bind(height)
-      .run()
+    await this.env.DB.batch([
+      this.env.DB.prepare('UPDATE batches SET committed = 1 WHERE height = ?').bind(height),
+      // A batch that is sealed ends what its failures began.
+      clearAlert(this.env.DB, 'dead_letter', 'sealer-dlq', Date.now()),
+      closeDeadLetters(this.env.DB, 'sealer-dlq', Date.now()),
+    ])
     for (const [shard, cursor] of state.head.cursors.entries()) {
       if (cursor > 0) await this.env.POOL.getByName(String(shard)).forget(cursor)
     }
@@ -488,22 +399,29 @@ export class Sequencer extends DurableObject<Env> {
 
   /** Anchors the newest root when its interval has passed; returns when to look again, if ever. */
   async #scheduleAnchors(state: State, nowAt: number): Promise<number | null> {
-    const { config } = state.node
-    if (!config.rails.includes('TSA') || state.head.indexedHeight === 0) return null
+    const { node, head } = state
+    if (!node.config.rails.includes('TSA') || head.indexedHeight === 0) return null
     const sql = this.ctx.storage.sql
     const last = sql
       .exec<{ size: number; at: number }>('SELECT size, at FROM anchored')
       .toArray()[0]
-    if (last !== undefined && last.size >= state.head.size) return null
-    const dueAt = (last?.at ?? 0) + config.anchorTsaIntervalMs
+    if (last !== undefined && last.size >= head.size) return null
+    const dueAt = (last?.at ?? 0) + node.config.anchorTsaIntervalMs
     if (dueAt > nowAt) return dueAt
-    await enqueueAnchors(this.env, config, state.head, nowAt)
-    sql.exec(
-      'INSERT INTO anchored (id, size, at) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE SET size = excluded.size, at = excluded.at',
-      state.head.size,
-      nowAt,
+    // The interval is taken before the first await, so that a call beside this one finds it taken; the size
+    // follows when the jobs exist. `head` is the one that is enqueued, whatever is sealed meanwhile.
+    this.#anchored(last?.size ?? 0, nowAt)
+    await enqueueAnchors(this.env, node.config, head, nowAt)
+    this.#anchored(head.size, nowAt)
+    return state.head.size > head.size ? nowAt + node.config.anchorTsaIntervalMs : null
+  }
+
+  #anchored(size: number, at: number): void {
+    this.ctx.storage.sql.exec(
+      'INSERT INTO anchored (id, size, at) VALUES (1, ?1, ?2) ON CONFLICT (id) DO UPDATE SET size = max(size, ?1), at = max(at, ?2)',
+      size,
+      at,
     )
-    return null
   }
 
   async #setAlarm(at: number): Promise<void> {
@@ -521,7 +439,8 @@ export class Sequencer extends DurableObject<Env> {
       console.error(
         JSON.stringify({ level: 'error', msg: 'sequencer alarm failed', error: String(error) }),
       )
-      this.#forgetMemory()
+      // Memory stays: a seal under way writes to it, and forgets it itself if it fails.
+      this.#askedAt = 0
       await this.#setAlarm(Date.now() + RETRY_AFTER_MS)
     }
   }
@@ -547,7 +466,7 @@ export class Sequencer extends DurableObject<Env> {
     return {
       head: shown,
       cursors,
-      edge: [...edge.levels].map(([level, hashes]) => ({ level, hashes: toHex(hashes) })),
+      edge: [...edge.tree.levels].map(([level, hashes]) => ({ level, hashes: toHex(hashes) })),
       assignment: this.#assigned(),
     }
   }
@@ -597,17 +516,16 @@ export class Sequencer extends DurableObject<Env> {
       if (level === ENTRIES) entries = new Uint8Array(hashes)
       else levels.push([level, new Uint8Array(hashes)])
     }
-    const edge = restoreEdge(row.size, levels)
+    const tree = restoreEdge(row.size, levels)
     if (
-      toHex(rootOfEdge(edge)) !== row.root ||
+      toHex(rootOfEdge(tree)) !== row.root ||
       entries.length !== (row.size % TILE_WIDTH) * ENTRY_BYTES
     ) {
       throw new VaultMeshError('bad-state', 'The stored edge does not lead to the stored root.')
     }
     return {
       node,
-      edge,
-      entries,
+      edge: { tree, entries },
       head: {
         height: row.height,
         size: row.size,
@@ -665,12 +583,6 @@ export class Sequencer extends DurableObject<Env> {
     })
   }
 
-  #forgetMemory(): void {
-    this.#state = null
-    this.#peeks.clear()
-    this.#askedAt = 0
-  }
-
   /** Copies the checkpoint to R2, at most once a second and never in a seal's way. */
   #backUpCheckpoint(): void {
     if (this.#backup !== null) return
@@ -698,25 +610,4 @@ export class Sequencer extends DurableObject<Env> {
       )
     }, delay)
   }
-}
-
-/** Events as NDJSON: each followed by a newline. */
-function lines(lengths: Uint32Array, data: Uint8Array): Uint8Array {
-  const out = new Uint8Array(data.length + lengths.length)
-  let from = 0
-  let to = 0
-  for (const length of lengths) {
-    out.set(data.subarray(from, from + length), to)
-    from += length
-    to += length
-    out[to++] = 0x0a
-  }
-  return out
-}
-
-function splitHashes(packed: Uint8Array): Uint8Array[] {
-  const out: Uint8Array[] = []
-  for (let at = 0; at < packed.length; at += ENTRY_BYTES)
-    out.push(packed.subarray(at, at + ENTRY_BYTES))
-  return out
 }

@@ -22,8 +22,13 @@ const jobs: readonly Job[] = [
     name: 'wake pools',
     async run(env) {
       const { config } = await nodeOf(env)
-      for (let shard = 0; shard < config.intakeShards; shard++)
-        await env.POOL.getByName(String(shard)).sweep()
+      // One shard that fails must not keep the others asleep.
+      const swept = await Promise.allSettled(
+        Array.from({ length: config.intakeShards }, (_, shard) =>
+          env.POOL.getByName(String(shard)).sweep(),
+        ),
+      )
+      for (const result of swept) if (result.status === 'rejected') throw result.reason
     },
   },
   {

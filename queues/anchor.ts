@@ -10,12 +10,13 @@
 import { anchorTransitions, isStalled, retryDelay, type AnchorState } from '#core/anchor-state.ts'
 import { fromHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { clearAlert, openAlert } from '#store/alerts.ts'
+import { clearAlert, closeDeadLetters, openAlert } from '#store/alerts.ts'
 import {
   dueAnchors,
   keepReceipt,
   leaseAnchor,
   saveAnchor,
+  tsaNetwork,
   type AnchorMessage,
   type AnchorRow,
 } from '#store/anchors.ts'
@@ -35,9 +36,9 @@ export async function onAnchor(batch: MessageBatch<AnchorMessage>, env: Env): Pr
       await advance(env, message.body.id, Date.now())
       message.ack()
     } catch (error) {
-      // D1 or R2 did not answer: the row is as it was, the message comes back.
+      // D1 did not answer: the row is as it was. Come back when its lease is over.
       log('anchor step failed', error)
-      message.retry({ delaySeconds: 30 })
+      message.retry({ delaySeconds: LEASE_MS / 1000 + 5 })
     }
   }
 }
@@ -59,13 +60,13 @@ async function advance(env: Env, id: number, nowAt: number): Promise<void> {
     random: (n) => crypto.getRandomValues(new Uint8Array(n)),
   }
   try {
-    await step(env, row, railOf(row, node), context)
+    const rail = railOf(row, node)
+    if (rail === null) {
+      const reason = 'no provider is configured for this rail any more'
+      await saveAnchor(env.DB, row, { state: 'failed', reason, leaseUntil: 0 }, nowAt)
+    } else await step(env, row, rail, context)
   } catch (error) {
-    if (
-      !(error instanceof VaultMeshError) ||
-      (error.code !== 'anchor-failed' && error.code !== 'bad-timestamp')
-    )
-      throw error
+    // Whatever it was, it counts, it is spaced, and it is alerted when it lasts.
     await backOff(env, row, error)
   }
 }
@@ -94,7 +95,14 @@ async function step(env: Env, row: AnchorRow, rail: Rail, context: RailContext):
         { state: 'final', failures: 0, leaseUntil: 0, reason: null },
         context.now(),
       )
-      await clearAlert(env.DB, 'anchor_stalled', `${row.chain}/${row.network}`, context.now())
+      const key = `${row.chain}/${row.network}`
+      const nowAt = context.now()
+      await env.DB.batch([
+        clearAlert(env.DB, 'anchor_stalled', key, nowAt),
+        clearAlert(env.DB, 'anchor_held', key, nowAt),
+        clearAlert(env.DB, 'dead_letter', 'anchor-dlq', nowAt),
+        closeDeadLetters(env.DB, 'anchor-dlq', nowAt),
+      ])
       return
     }
     const next: AnchorState = result.state === 'waiting' ? 'broadcast' : result.state
@@ -143,8 +151,12 @@ async function step(env: Env, row: AnchorRow, rail: Rail, context: RailContext):
   }
 }
 
-async function backOff(env: Env, row: AnchorRow, error: VaultMeshError): Promise<void> {
+async function backOff(env: Env, row: AnchorRow, error: unknown): Promise<void> {
   const nowAt = Date.now()
+  log('anchor attempt failed', error)
+  // Only our own errors are made to be shown; what a library says may hold what nobody should read.
+  const reason =
+    error instanceof VaultMeshError ? error.message : 'an unexpected error, see the log'
   const failures = row.failures + 1
   const { delay } = retryDelay(failures, Math.random())
   await saveAnchor(
@@ -154,7 +166,7 @@ async function backOff(env: Env, row: AnchorRow, error: VaultMeshError): Promise
       failures,
       nextAt: nowAt + delay * 1000,
       leaseUntil: 0,
-      reason: error.message,
+      reason,
       delayMs: delay * 1000,
     },
     nowAt,
@@ -167,7 +179,7 @@ async function backOff(env: Env, row: AnchorRow, error: VaultMeshError): Promise
         kind: 'anchor_stalled',
         key,
         severity: 'critical',
-        detail: error.message,
+        detail: reason,
         link: '/anchors/status',
       },
       nowAt,
@@ -176,14 +188,16 @@ async function backOff(env: Env, row: AnchorRow, error: VaultMeshError): Promise
   await env.ANCHOR_QUEUE.send({ id: row.id }, { delaySeconds: delay })
 }
 
-function railOf(row: AnchorRow, node: NodeContext): Rail {
-  if (row.chain !== 'TSA' || row.provider === null) {
-    throw new VaultMeshError('bad-state', `There is no rail for ${row.chain} on ${row.network}.`)
-  }
+/** The rail of a row by what is configured now, or null. */
+function railOf(row: AnchorRow, { config }: NodeContext): Rail | null {
+  const url = config.tsaUrls.find((tsa) => tsaNetwork(tsa) === row.network)
+  if (row.chain !== 'TSA' || url === undefined) return null
+  const policies = config.tsaPolicies.length === 0 ? {} : { policies: config.tsaPolicies }
   return timestampRail({
-    url: row.provider,
-    roots: node.config.tsaRoots,
+    url,
+    roots: config.tsaRoots,
     version: VERSION,
+    ...policies,
   }) as unknown as Rail
 }
 

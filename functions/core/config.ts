@@ -59,6 +59,7 @@ const schema = z.object({
   RAILS: list.default([]),
   TSA_URLS: list.default([]),
   TSA_ROOTS: z.string().default(''),
+  TSA_POLICIES: list.default([]),
   PUBLIC_EVENTS: flag.default(true),
 })
 
@@ -89,6 +90,8 @@ export interface Config {
   readonly tsaUrls: readonly string[]
   /** PEM certificates that timestamp chains must end in. */
   readonly tsaRoots: readonly string[]
+  /** Policy OIDs that timestamps must be issued under; empty accepts any. */
+  readonly tsaPolicies: readonly string[]
   readonly publicEvents: boolean
 }
 
@@ -109,6 +112,13 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
   for (const url of v.TSA_URLS)
     if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ''))
       throw bad('TSA_URLS', `"${url}" is not an http or https URL`)
+  const hosts = v.TSA_URLS.map((url) => new URL(url).hostname)
+  if (new Set(hosts).size !== hosts.length) {
+    throw bad('TSA_URLS', 'names one host twice; authorities of different operators are meant')
+  }
+  for (const oid of v.TSA_POLICIES) {
+    if (!/^[0-2](?:\.\d+)+$/.test(oid)) throw bad('TSA_POLICIES', `"${oid}" is not an OID`)
+  }
   if (rails.includes('TSA') && v.TSA_URLS.length === 0)
     throw bad('TSA_URLS', 'is empty but RAILS names TSA')
   const tsaRoots =
@@ -136,6 +146,7 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
     rails: [...new Set(rails)] as 'TSA'[],
     tsaUrls: v.TSA_URLS,
     tsaRoots,
+    tsaPolicies: v.TSA_POLICIES,
     publicEvents: v.PUBLIC_EVENTS,
   }
 }

@@ -105,7 +105,8 @@ export class Signers {
         checkPoint(plain)
         return {
           ...base,
-          verify: async (m, s) => verifyDigest(sha256(m), s, this.#point(who.did, plain)),
+          verify: async (m, s) =>
+            this.#counted(who.did, plain, (point) => verifyDigest(sha256(m), s, point)),
         }
       }
       case 'eip155':
@@ -113,15 +114,21 @@ export class Signers {
     }
   }
 
-  /** The table of a signer who has posted often, else the bare point. */
-  #point(id: string, plain: CountedPoint): HotPoint {
+  /**
+   * Runs `verify` with the signer's table, or with the bare point until the signer has earned one. Only
+   * signatures that verify earn: a table costs as much as 20 verifications, and nobody must be able to buy
+   * one with garbage.
+   */
+  #counted(id: string, plain: CountedPoint, verify: (point: HotPoint) => boolean): boolean {
     const hot = this.#hot.get(id)
-    if (hot !== undefined) return hot
-    if (++plain.uses < HOT_AFTER) return plain.point()
-    if (this.#hot.size >= MAX_HOT_POINTS) evictOldest(this.#hot)
-    const point = hotPoint(plain.key)
-    this.#hot.set(id, point)
-    return point
+    if (hot !== undefined) return verify(hot)
+    const ok = verify(plain.point())
+    if (ok && ++plain.uses >= HOT_AFTER) {
+      plain.uses = 0 // a table that is evicted is earned again
+      if (this.#hot.size >= MAX_HOT_POINTS) evictOldest(this.#hot)
+      this.#hot.set(id, hotPoint(plain.key))
+    }
+    return ok
   }
 
   readonly #addressKeys = new Map<string, CountedPoint>()
@@ -130,8 +137,9 @@ export class Signers {
     const digest = personalDigest(message)
     const known = this.#addressKeys.get(address)
     // Once an address has signed, its key is known, and verifying is cheaper than recovering.
-    if (known !== undefined)
-      return verifyRecoverable(digest, signature, this.#point(address, known))
+    if (known !== undefined) {
+      return this.#counted(address, known, (point) => verifyRecoverable(digest, signature, point))
+    }
     const key = recoverKey(digest, signature)
     if (key === null || addressOf(key) !== address) return false
     if (this.#addressKeys.size >= MAX_SIGNERS) evictOldest(this.#addressKeys)

@@ -23,17 +23,27 @@ export async function openAlert(db: D1Database, alert: Alert, nowAt: number): Pr
     .run()
 }
 
-/** Clears the open alert of a kind and key, if there is one. */
-export async function clearAlert(
+/** Clears the open alert of a kind and key, if there is one; a statement to run or to batch. */
+export function clearAlert(
   db: D1Database,
   kind: string,
   key: string,
   nowAt: number,
-): Promise<void> {
-  await db
+): D1PreparedStatement {
+  return db
     .prepare('UPDATE alerts SET cleared_at = ? WHERE kind = ? AND key = ? AND cleared_at IS NULL')
     .bind(nowAt, kind, key)
-    .run()
+}
+
+/** Marks the dead letters of a queue as done with: their work succeeded by other means. */
+export function closeDeadLetters(
+  db: D1Database,
+  queue: string,
+  nowAt: number,
+): D1PreparedStatement {
+  return db
+    .prepare('UPDATE dead_letters SET replayed_at = ? WHERE queue = ? AND replayed_at IS NULL')
+    .bind(nowAt, queue)
 }
 
 /** Alerts that are open, newest first. */

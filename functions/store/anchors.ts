@@ -6,7 +6,7 @@
  * that it took by compare-and-swap on `version`; the loser of a race acknowledges and goes.
  */
 
-import { and, asc, desc, eq, lte, notInArray, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, inArray, lt, lte, notInArray, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
 import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
@@ -24,7 +24,16 @@ export interface AnchorMessage {
   readonly id: number
 }
 
-/** Creates the jobs that anchor the newest root, once, and wakes their consumer. */
+/** The name of a timestamp authority in jobs and receipts: its host, never the URL with its credentials. */
+export function tsaNetwork(url: string): string {
+  return new URL(url).hostname
+}
+
+/**
+ * Creates the jobs that anchor the newest root, once, and wakes their consumer. Older jobs of the same rail
+ * that owe nothing to anybody end here: the newer root covers theirs, and an outage leaves one job to
+ * retry, not one for each interval.
+ */
 export async function enqueueAnchors(
   env: Env,
   config: Config,
@@ -33,22 +42,40 @@ export async function enqueueAnchors(
 ): Promise<void> {
   const db = drizzle(env.DB)
   for (const url of config.tsaUrls) {
-    const rows = await db
-      .insert(anchors)
-      .values({
-        root: head.root,
-        treeSize: head.size,
-        chain: 'TSA',
-        network: new URL(url).hostname,
-        method: 'rfc3161',
-        state: 'queued',
-        nextAt: nowAt,
-        provider: url,
-        createdAt: nowAt,
-        updatedAt: nowAt,
-      })
-      .onConflictDoNothing()
-      .returning({ id: anchors.id })
+    const rail = { chain: 'TSA', network: tsaNetwork(url), method: 'rfc3161' }
+    const superseded = and(
+      eq(anchors.chain, rail.chain),
+      eq(anchors.network, rail.network),
+      eq(anchors.method, rail.method),
+      lt(anchors.treeSize, head.size),
+      // A token that was asked for and not received costs nothing; a transaction would.
+      inArray(anchors.state, ['queued', 'signed']),
+      lte(anchors.leaseUntil, nowAt),
+    )
+    const [, rows] = await db.batch([
+      db
+        .update(anchors)
+        .set({
+          state: 'failed',
+          reason: 'superseded: a newer root covers this one',
+          version: sql`${anchors.version} + 1`,
+          updatedAt: nowAt,
+        })
+        .where(superseded),
+      db
+        .insert(anchors)
+        .values({
+          root: head.root,
+          treeSize: head.size,
+          ...rail,
+          state: 'queued',
+          nextAt: nowAt,
+          createdAt: nowAt,
+          updatedAt: nowAt,
+        })
+        .onConflictDoNothing()
+        .returning({ id: anchors.id }),
+    ])
     const row = rows[0]
     if (row !== undefined) await env.ANCHOR_QUEUE.send({ id: row.id })
   }

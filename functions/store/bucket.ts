@@ -13,8 +13,10 @@
 import { equal } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 
-/** Puts in flight at once: what the platform gives no connection waits in its queue; 16 × ≤ 4 MB is bounded. */
+/** Puts in flight at once: what the platform gives no connection waits in its queue. */
 const PUTS_IN_FLIGHT = 16
+/** Bytes in flight at once: an isolate has 128 MiB, and a part of 4 MB exists three times on its way. */
+const BYTES_IN_FLIGHT = 12_000_000
 
 /**
  * Writes an object that must never change. A repeat with the same bytes is harmless; other bytes under
@@ -53,20 +55,30 @@ export async function getRange(
   return object === null ? null : new Uint8Array(await object.arrayBuffer())
 }
 
-/** Runs writes with a bounded number in flight; `done` waits for all and throws the first failure. */
+/** Runs writes with a bounded number and size in flight; `done` waits for all and throws the first failure. */
 export class Writes {
   readonly #inFlight = new Set<Promise<void>>()
+  #bytes = 0
   #failed: { readonly error: unknown } | null = null
 
-  /** Starts `write` once there is room. */
-  async add(write: () => Promise<void>): Promise<void> {
-    while (this.#inFlight.size >= PUTS_IN_FLIGHT) await Promise.race(this.#inFlight)
+  /** Starts a write of `size` bytes once there is room. */
+  async add(size: number, write: () => Promise<void>): Promise<void> {
+    while (
+      this.#inFlight.size > 0 &&
+      (this.#inFlight.size >= PUTS_IN_FLIGHT || this.#bytes + size > BYTES_IN_FLIGHT)
+    ) {
+      await Promise.race(this.#inFlight)
+    }
     if (this.#failed !== null) throw this.#failed.error
+    this.#bytes += size
     const running = write()
       .catch((error: unknown) => {
         this.#failed ??= { error }
       })
-      .finally(() => this.#inFlight.delete(running))
+      .finally(() => {
+        this.#bytes -= size
+        this.#inFlight.delete(running)
+      })
     this.#inFlight.add(running)
   }
 

@@ -1,0 +1,88 @@
+/**
+ * Unsigned bodies (HARBINGER_SIG_REQUIRED=0): the node signs for what nobody signed (design §3).
+ *
+ * The id is the body's hash and the claim is looked up before wrapping, so that the same body gets the
+ * first answer. The node's own DID is the source; an allow-list that does not name it closes this way in.
+ */
+
+import { toBase64Url, toHex, utf8 } from '#core/bytes.ts'
+import { EVENT_TYP, openEnvelope } from '#core/envelope.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { signJws } from '#core/node-keys.ts'
+import { promiseEvent } from '#core/promise.ts'
+import { sha256 } from '#core/sha256.ts'
+import { isoTime } from '#core/time.ts'
+import { admit, hashName, identityOf, poolError, shardOf } from './admission.ts'
+import { answer } from './answer.ts'
+import { limitAddress, limitSigner, linksOf, signers, terms } from './intake-rules.ts'
+import { readPrefer } from './prefer.ts'
+import { json, type Call } from './route.ts'
+
+/** Largest body that is wrapped: base64url of it, twice, and the wrapper must fit a JWS. */
+export const MAX_UNSIGNED_BYTES = 30_000
+
+/** HARBINGER_SIG_REQUIRED=0: the node signs for a body that nobody signed. */
+export async function postUnsigned(call: Call, body: Uint8Array): Promise<Response> {
+  if (body.length > MAX_UNSIGNED_BYTES) {
+    throw new VaultMeshError(
+      'body-too-large',
+      `An unsigned body has at most ${MAX_UNSIGNED_BYTES} bytes.`,
+      {
+        extra: { limit: MAX_UNSIGNED_BYTES },
+      },
+    )
+  }
+  if (body.length === 0) throw new VaultMeshError('bad-body', 'The body is empty.')
+  const { env, node } = call
+  const { intakeAllow } = node.config
+  if (intakeAllow !== null && !intakeAllow.has(node.identity.did)) {
+    throw new VaultMeshError(
+      'not-allowed',
+      'This node takes unsigned bodies from nobody: its own DID is not allowed.',
+    )
+  }
+  limitAddress(call, 1)
+  limitSigner(call, node.identity.did, 'did')
+  const id = toHex(sha256(body))
+  const { did } = node.identity
+  const identity = identityOf(node, did, id)
+  const shard = shardOf(identity, node.config.intakeShards)
+  let first
+  try {
+    first = await env.POOL.getByName(String(shard)).claimed(identity)
+  } catch (error) {
+    throw poolError(error)
+  }
+  const { waitS } = readPrefer(call.request)
+  if (first !== null) {
+    const links = linksOf(first.eventHash)
+    const promise = await promiseEvent(
+      node.identity,
+      terms(node, first.receivedAt),
+      first.eventHash,
+    )
+    const again = {
+      eventHash: hashName(first.eventHash),
+      eventId: id,
+      status: 'accepted',
+      receivedAt: isoTime(first.receivedAt),
+      links,
+      promise,
+    }
+    return json(again, 200, { location: links.self, 'cache-control': 'no-store' })
+  }
+  const event = {
+    specversion: '1.0',
+    id,
+    source: did,
+    type: 'vm.received',
+    time: isoTime(Date.now()),
+    data: { body: toBase64Url(body) },
+  }
+  const open = await openEnvelope(utf8(await signJws(node.identity, EVENT_TYP, event)), signers)
+  const admission = await admit(env, call.ctx, node, open)
+  // Two at once wrap at different times; the claim decides, and both get the first answer.
+  const settled =
+    admission.state === 'conflict' ? ({ ...admission, state: 'duplicate' } as const) : admission
+  return answer(call, open, settled, waitS)
+}
