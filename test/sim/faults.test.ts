@@ -138,9 +138,45 @@ class Day {
     await this.#pass(11_000)
   }
 
+  /** A morning on which everything happens at once: posts, deliveries, alarms and readers overlap. */
+  async rush(): Promise<void> {
+    vi.setSystemTime(START)
+    const jose = { 'content-type': 'application/jose' }
+    const ndjson = { 'content-type': 'application/x-ndjson' }
+    const posts = [
+      () => this.#post(events['a']!, jose),
+      () => this.#post([events['b'], events['c'], events['a']].join('\n'), ndjson),
+      () => this.#post(events['d']!, { ...jose, prefer: 'respond-async' }),
+      () => this.#post(events['e']!, { ...jose, prefer: 'wait=1' }),
+      () => this.#post(events['f']!, jose),
+      () => this.#post(events['b2']!, jose),
+    ]
+    for (let i = 0; i < 4; i++) {
+      vi.setSystemTime(Date.now() + 1500)
+      const now = posts.splice(0, 2).map((post) => post())
+      const everything = [
+        ...now,
+        this.platform.tick(Date.now()),
+        this.platform.deliver(this.#random),
+        this.#look(),
+        this.platform.deliver(this.#random),
+        this.platform.tick(Date.now()),
+      ]
+      const outcomes = await Promise.allSettled(everything)
+      for (const outcome of outcomes) {
+        if (outcome.status === 'rejected' && !(outcome.reason instanceof Killed))
+          throw outcome.reason
+      }
+    }
+  }
+
   /** The evening: whatever was broken works again, and time passes. */
   async recover(): Promise<void> {
     this.platform.plan = null
+    // A client whose every attempt failed comes back when the node is well, and is served.
+    const before = this.accepted.size
+    await this.#post(events['g']!, { 'content-type': 'application/jose' })
+    expect(this.accepted.size, 'a well node refuses').toBe(before + 1)
     for (let i = 0; i < 12; i++) {
       await this.#pass(11_000)
       const { waiting } = await this.#waiting()
@@ -193,10 +229,10 @@ async function day(plan: Plan | null, seed = 1): Promise<Day> {
   return it
 }
 
-test('a good day seals six events and shows consistent checkpoints', async () => {
+test('a good day seals seven events and shows consistent checkpoints', async () => {
   const good = await day(null)
-  expect(good.accepted.size).toBe(5)
-  expect([...good.shown.keys()].at(-1)).toBe(6)
+  expect(good.accepted.size).toBe(6)
+  expect([...good.shown.keys()].at(-1)).toBe(7)
   expect(good.platform.deadLettered).toBe(0)
 })
 
@@ -236,6 +272,21 @@ test('random faults and kills, a hundred days', async () => {
     const random = seeded(seed * 7919)
     try {
       await day(() => (random() < 0.04 ? faults[Math.floor(random() * 4)]! : null), seed)
+    } catch (cause) {
+      throw new Error(`seed ${seed}: ${String(cause)}`, { cause })
+    }
+  }
+}, 300_000)
+
+test('everything at once, with random faults and kills, twenty days', async () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    const random = seeded(seed * 104_729)
+    const rate = seed % 4 === 0 ? 0 : 0.03
+    try {
+      const it = new Day(() => (random() < rate ? faults[Math.floor(random() * 4)]! : null), seed)
+      await it.rush()
+      await it.recover()
+      await it.judge()
     } catch (cause) {
       throw new Error(`seed ${seed}: ${String(cause)}`, { cause })
     }

@@ -55,6 +55,8 @@ export function seeded(seed: number): () => number {
 export class Platform {
   readonly steps: string[] = []
   plan: Plan | null = null
+  /** Holds the reply of a step for as long as the returned promise takes. */
+  hold: ((name: string) => Promise<void> | null) | null = null
   deadLettered = 0
   env: Env
   readonly #vars: Readonly<Record<string, string>>
@@ -129,6 +131,7 @@ export class Platform {
       throw new Killed(name)
     }
     const result = await effect()
+    await this.hold?.(name)
     if (fault === 'kill-after') this.kill()
     alive()
     if (fault === 'lost') throw new Error(`${name} lost its reply`)
@@ -234,6 +237,11 @@ export class Platform {
       .catch((error: unknown) => error)
       .finally(() => this.#background.delete(tracked))
     this.#background.add(tracked)
+  }
+
+  /** Changes the disk of a Durable Object behind its back. */
+  tamper(id: string, sql: string): void {
+    this.#disks.get(id)!.exec(sql)
   }
 
   /** The process dies: memory and messages are gone, storage stays. */
