@@ -3,20 +3,16 @@
  *
  * Stored:
  *   segment(first_seq)    for good: digests (identity ‖ signingHash ‖ eventHash) of one group commit
- *   claim(key → seq)      for good: 53 bits of the identity HMAC → the event that claimed it
+ *   claim(key → seq)      for good: who claimed an identity (claim-index.ts)
  *   bytes(first_seq)      until sealed and indexed: the events themselves
- *   received(event_hash)  ≤ 24 h: respond-async events before their signature is checked
+ *   received(event_hash)  ≤ 24 h: respond-async events before their check (received-store.ts)
  *   meta                  shard number and shard count, `forgotten`, `claimed`
- *
- * A claim is durable with the segment that holds its digests. The claim table is an index over them that
- * follows behind: claims gather in memory and are merged in key order, because a random insert dirties a
- * page of 4 KiB for each row (measured: 13 µs an event) and a sorted merge one for many rows. Every event
- * from `claimed` on is in memory, and a restart reads it back from the segments.
  *
  * Invariant: forgotten ≤ the Sequencer's cursor for this shard ≤ nextSeq, and bytes exist exactly for
  * segments that end above `forgotten`. Sequence numbers are dense, so a cursor names a set of events.
  *
- * RPCs: admit, receive, settle, expire (intake) · peek, read, forget (Sequencer) · status, bytes, waiting (reads).
+ * RPCs: admit, claimed, receive, receivedBytes, settle, reject (intake) · peek, read, forget (Sequencer) ·
+ * status, bytes (reads) · sweep, audit.
  * Races: `admit` runs without an await, so the input gate lets nothing in between look-up and claim; the
  * output gate holds its answer until the commit is on disk. A segment is one row for a whole group
  * because the commit, not the row, is the cost (one fsync a commit, measured).
@@ -35,6 +31,8 @@ import {
   type PoolSlice,
   type PoolStatus,
 } from '#store/pool-api.ts'
+import { CLAIM_SCHEMA, ClaimIndex } from './claim-index.ts'
+import { RECEIVED_SCHEMA, ReceivedStore, type Settlement } from './received-store.ts'
 
 const DIGEST = 96
 /** Bytes of one stored row: the platform allows 2 MB, digests of 1,000 small events add 96 kB. */
@@ -45,29 +43,12 @@ const SEGMENT_EVENTS = 4000
 const WAKE_EVERY_MS = 250
 /** The durable wake-up behind the queue's: how long a lost message can delay a seal. */
 const ALARM_AFTER_MS = 10_000
-/** Unverified events that may wait, and their bytes: they come from nobody in particular. */
-const MAX_RECEIVED = 20_000
-const MAX_RECEIVED_BYTES = 256_000_000
-/** Rows of events whose check is over, kept so that their status can be asked; then the oldest go. */
-const MAX_SETTLED = 100_000
-/** How long an unverified event may wait for its signature check. */
-const RECEIVED_TTL_MS = 86_400_000
 
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claim (key INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS segment (first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL,
   received_at INTEGER NOT NULL, digests BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS received (event_hash TEXT PRIMARY KEY, received_at INTEGER NOT NULL,
-  state TEXT NOT NULL, data BLOB, code TEXT, detail TEXT, first BLOB) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS received_waiting ON received (received_at) WHERE state = 'received';
-CREATE INDEX IF NOT EXISTS received_age ON received (received_at);`
-
-/** Claims gathered in memory before they are merged: 32,768 × ≈ 60 B = 2 MB, twice while merging. */
-const MERGE_AT = 32_768
-/** Claims merged by one commit: over 1 M rows ≈ 300 pages, 8 ms (measured). */
-const MERGE_ROWS = 2048
+CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NOT NULL, data BLOB NOT NULL);`
 
 type Blob = ArrayBuffer
 
@@ -76,16 +57,18 @@ export class Pool extends DurableObject<Env> {
   #forgotten = 0
   /** eventHash key → waiting sequence numbers; a cache of `segment` above `forgotten`. */
   #waiting = new Map<number, number | number[]>()
-  /** Claims not in the table yet: those that gather and those being merged, by probed key. */
-  #fresh = new Map<number, number>()
-  #merging: Merge | null = null
+  readonly #claims: ClaimIndex
+  readonly #received: ReceivedStore
   #wokenAt = 0
   #wakeTimer = false
   #alarmSet = false
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
-    ctx.storage.sql.exec(SCHEMA)
+    const { sql } = ctx.storage
+    for (const schema of [SCHEMA, CLAIM_SCHEMA, RECEIVED_SCHEMA]) sql.exec(schema)
+    this.#claims = new ClaimIndex(sql)
+    this.#received = new ReceivedStore(sql)
     this.#load()
   }
 
@@ -101,23 +84,12 @@ export class Pool extends DurableObject<Env> {
     this.#forgotten = this.#meta('forgotten') ?? 0
     this.#waiting.clear()
     for (const row of this.#segmentsFrom(this.#forgotten)) this.#remember(row, this.#forgotten)
-    this.#fresh.clear()
-    this.#merging = null
     const claimed = this.#meta('claimed') ?? 0
-    for (const row of Array.from(this.#segmentsFrom(claimed))) this.#claimAgain(row, claimed)
-  }
-
-  /** Reads claims of a segment back into memory, as they were probed when they were made. */
-  #claimAgain(row: Segment, from: number): void {
-    const digests = new Uint8Array(row.digests)
-    for (let seq = Math.max(row.first_seq, from); seq < row.first_seq + row.count; seq++) {
-      let key = hashKey(digests, (seq - row.first_seq) * DIGEST)
-      for (;;) {
-        const holder = this.#holder(key)
-        if (holder === null || holder === seq) break
-        key = (key + 1) % HASH_KEYS
+    for (const row of Array.from(this.#segmentsFrom(claimed))) {
+      const digests = new Uint8Array(row.digests)
+      for (let seq = Math.max(row.first_seq, claimed); seq < row.first_seq + row.count; seq++) {
+        this.#claims.addAgain(digests, (seq - row.first_seq) * DIGEST, seq)
       }
-      this.#fresh.set(key, seq)
     }
   }
 
@@ -150,7 +122,7 @@ export class Pool extends DurableObject<Env> {
     const result = this.ctx.storage.transactionSync(() => {
       if (!this.#bound) this.#bind(shard)
       const claimed = this.#claimAll(group, receivedAt)
-      this.#mergeSome()
+      this.#claims.mergeSome()
       return claimed
     })
     this.#settled(shard, result)
@@ -161,78 +133,29 @@ export class Pool extends DurableObject<Env> {
   #settled(shard: number, result: Claimed): void {
     this.#bound = true
     for (const row of result.rows) this.#remember(row, 0)
-    for (const [i, key] of result.keys.entries()) this.#fresh.set(key, this.#nextSeq + i)
+    this.#claims.add(result.keys, this.#nextSeq)
     this.#nextSeq = result.nextSeq
-    this.#merged()
+    this.#claims.merged(this.#nextSeq)
     if (result.rows.length > 0) this.#wake(shard)
-  }
-
-  /** Merges the next claims in key order; part of a transaction. */
-  #mergeSome(): void {
-    if (this.#merging === null) return
-    const { keys, seqs, done } = this.#merging
-    const end = Math.min(done + MERGE_ROWS, keys.length)
-    let rows = '['
-    for (let i = done; i < end; i++)
-      rows += `${i === done ? '' : ','}[${keys[i]!},${seqs.get(keys[i]!)!}]`
-    this.ctx.storage.sql.exec(
-      'INSERT INTO claim (key, seq) SELECT value->>0, value->>1 FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING',
-      `${rows}]`,
-    )
-    if (end === keys.length) this.#setMeta('claimed', this.#merging.upTo)
-  }
-
-  /** The memory half of `#mergeSome`, once its transaction is done. */
-  #merged(): void {
-    if (this.#merging !== null) {
-      this.#merging.done = Math.min(this.#merging.done + MERGE_ROWS, this.#merging.keys.length)
-      if (this.#merging.done === this.#merging.keys.length) this.#merging = null
-    } else if (this.#fresh.size >= MERGE_AT) {
-      const seqs = this.#fresh
-      this.#merging = {
-        seqs,
-        keys: Float64Array.from(seqs.keys()).sort(),
-        done: 0,
-        upTo: this.#nextSeq,
-      }
-      this.#fresh = new Map()
-    }
   }
 
   #claimAll(group: AdmitGroup, receivedAt: number): Claimed {
     const n = group.lengths.length
     const outcomes = new Uint8Array(n)
     const first = new Map<number, FirstAnswer>()
-    const keys: number[] = []
-    const own = new Set<number>()
-    let free = true
-    let json = '['
-    for (let i = 0; i < n; i++) {
-      const key = hashKey(group.digests, i * DIGEST)
-      free &&= !own.has(key) && !this.#fresh.has(key) && this.#merging?.seqs.has(key) !== true
-      own.add(key)
-      keys.push(key)
-      json += (i === 0 ? '' : ',') + key
-    }
     const base = { outcomes, first, receivedAt }
-    if (free) {
-      // One look-up for the whole group; nearly always it finds nothing.
-      const taken = this.ctx.storage.sql.exec(
-        'SELECT 1 FROM json_each(?1) j CROSS JOIN claim c ON c.key = j.value LIMIT 1',
-        `${json}]`,
-      )
-      if (taken.next().done === true) return this.#store(group, null, { ...base, keys })
-    }
+    const free = this.#claims.free(group.digests, n, DIGEST)
+    if (free !== null) return this.#store(group, null, { ...base, keys: free })
     // Something was posted before, or twice in this group, or two identities share 53 bits: one by one.
     const kept: number[] = []
     const keptKeys = new Map<number, number>()
     for (let i = 0; i < n; i++) {
       const digest = group.digests.subarray(i * DIGEST, (i + 1) * DIGEST)
-      let key = keys[i]!
+      let key = hashKey(digest)
       let found: Held | null = null
       for (; ; key = (key + 1) % HASH_KEYS) {
         const mine = keptKeys.get(key)
-        const seq = mine === undefined ? this.#holder(key) : null
+        const seq = mine === undefined ? this.#claims.holder(key) : null
         if (mine === undefined && seq === null) break
         const held =
           mine === undefined
@@ -252,16 +175,6 @@ export class Pool extends DurableObject<Env> {
       first.set(i, { eventHash: found.digest.slice(64), receivedAt: found.receivedAt })
     }
     return this.#store(group, kept, { ...base, keys: [...keptKeys.keys()] })
-  }
-
-  /** Who holds a key: in memory, or in the table. */
-  #holder(key: number): number | null {
-    const fresh = this.#fresh.get(key) ?? this.#merging?.seqs.get(key)
-    if (fresh !== undefined) return fresh
-    const row = this.ctx.storage.sql
-      .exec<{ seq: number }>('SELECT seq FROM claim WHERE key = ?', key)
-      .toArray()[0]
-    return row?.seq ?? null
   }
 
   #held(seq: number): Held {
@@ -408,65 +321,14 @@ export class Pool extends DurableObject<Env> {
   receive(shard: number, eventHash: string, data: Uint8Array): number {
     if (!this.#bound) this.#bind(shard)
     this.#bound = true
-    const sql = this.ctx.storage.sql
-    const there = sql
-      .exec<{ at: number }>(
-        'SELECT received_at AS at FROM received WHERE event_hash = ?',
-        eventHash,
-      )
-      .toArray()[0]
-    if (there !== undefined) return there.at
-    this.#received ??= this.#countReceived()
-    if (
-      this.#received.waiting >= MAX_RECEIVED ||
-      this.#received.bytes + data.length > MAX_RECEIVED_BYTES
-    ) {
-      throw new VaultMeshError('overloaded', 'Too many events wait for their signature check.')
-    }
-    const receivedAt = Date.now()
-    sql.exec(
-      "INSERT INTO received (event_hash, received_at, state, data) VALUES (?, ?, 'received', ?)",
-      eventHash,
-      receivedAt,
-      data,
-    )
-    this.#received.waiting++
-    this.#received.bytes += data.length
+    const receivedAt = this.#received.keep(eventHash, data, Date.now())
     this.#arm()
     return receivedAt
   }
 
-  /** Counts once, then in memory: a count in SQL would read every waiting row for each request. */
-  #countReceived(): { waiting: number; bytes: number; settled: number } {
-    return this.ctx.storage.sql
-      .exec<{ waiting: number; bytes: number; settled: number }>(
-        'SELECT count(data) AS waiting, coalesce(sum(length(data)), 0) AS bytes, count(*) - count(data) AS settled FROM received',
-      )
-      .one()
-  }
-  #received: { waiting: number; bytes: number; settled: number } | null = null
-
-  /** A received event is settled: its bytes are gone, its row stays for a while. */
-  #release(bytes: number): void {
-    if (this.#received === null) return
-    this.#received.waiting--
-    this.#received.bytes -= bytes
-    if (++this.#received.settled <= MAX_SETTLED) return
-    this.ctx.storage.sql.exec(
-      "DELETE FROM received WHERE event_hash IN (SELECT event_hash FROM received WHERE state <> 'received' ORDER BY received_at LIMIT 1000)",
-    )
-    this.#received.settled -= 1000
-  }
-
   /** The bytes of a received event that still waits for its check; null if it is settled or unknown. */
   receivedBytes(eventHash: string): Uint8Array | null {
-    const row = this.ctx.storage.sql
-      .exec<{ data: Blob | null }>(
-        "SELECT data FROM received WHERE event_hash = ? AND state = 'received'",
-        eventHash,
-      )
-      .toArray()[0]
-    return row?.data == null ? null : new Uint8Array(row.data)
+    return this.#received.bytes(eventHash)
   }
 
   /** Moves a received, now verified event to accepted: the claim is made in this one transaction. */
@@ -475,37 +337,21 @@ export class Pool extends DurableObject<Env> {
     if (this.receivedBytes(eventHash) === null) return
     const claimed = this.ctx.storage.transactionSync(() => {
       const result = this.#claimAll(group, Date.now())
-      this.#mergeSome()
+      this.#claims.mergeSome()
       const state = result.outcomes[0]
-      this.ctx.storage.sql.exec(
-        'UPDATE received SET state = ?2, data = NULL, first = ?3, code = ?4, detail = ?5 WHERE event_hash = ?1',
-        eventHash,
-        state === outcome.conflict
-          ? 'rejected'
-          : state === outcome.duplicate
-            ? 'duplicate'
-            : 'accepted',
-        result.first.get(0)?.eventHash ?? null,
-        state === outcome.conflict ? 'event-id-reused' : null,
-        state === outcome.conflict ? 'The identity (source, id) was taken by another event.' : null,
-      )
+      this.#received.settle(eventHash, settlementOf(state, result.first.get(0)?.eventHash ?? null))
       return result
     })
     this.#settled(shard, claimed)
-    this.#release(group.data.length)
+    this.#received.released(group.data.length)
   }
 
   /** Ends a received event whose check failed. */
   reject(eventHash: string, code: string, detail: string): void {
-    const bytes = this.receivedBytes(eventHash)
+    const bytes = this.#received.bytes(eventHash)
     if (bytes === null) return
-    this.ctx.storage.sql.exec(
-      "UPDATE received SET state = 'rejected', data = NULL, code = ?2, detail = ?3 WHERE event_hash = ?1",
-      eventHash,
-      code,
-      detail,
-    )
-    this.#release(bytes.length)
+    this.#received.settle(eventHash, { state: 'rejected', first: null, code, detail })
+    this.#received.released(bytes.length)
   }
 
   /** Where an event stands, if this shard knows it. */
@@ -513,26 +359,7 @@ export class Pool extends DurableObject<Env> {
     const seq = this.#find(eventHash)
     const none = { first: null, code: null, detail: null }
     if (seq !== null) return { state: 'accepted', receivedAt: this.#held(seq).receivedAt, ...none }
-    const row = this.ctx.storage.sql
-      .exec<{
-        received_at: number
-        state: string
-        code: string | null
-        detail: string | null
-        first: Blob | null
-      }>(
-        'SELECT received_at, state, code, detail, first FROM received WHERE event_hash = ?',
-        toHex(eventHash),
-      )
-      .toArray()[0]
-    if (row === undefined) return null
-    return {
-      state: row.state as PoolStatus['state'],
-      receivedAt: row.received_at,
-      first: row.first === null ? null : new Uint8Array(row.first),
-      code: row.code,
-      detail: row.detail,
-    }
+    return this.#received.status(toHex(eventHash))
   }
 
   /** The bytes of a waiting event, or null. */
@@ -544,7 +371,7 @@ export class Pool extends DurableObject<Env> {
   /** The first event under an identity, or null: what unsigned intake asks before it wraps a body. */
   claimed(identity: Uint8Array): FirstAnswer | null {
     for (let key = hashKey(identity); ; key = (key + 1) % HASH_KEYS) {
-      const seq = this.#holder(key)
+      const seq = this.#claims.holder(key)
       if (seq === null) return null
       const held = this.#held(seq)
       if (equal(held.digest.subarray(0, 32), identity)) {
@@ -558,18 +385,12 @@ export class Pool extends DurableObject<Env> {
     const sql = this.ctx.storage.sql
     const shard = this.#meta('shard')
     if (shard === null) return { waiting: 0, received: 0 }
-    sql.exec('DELETE FROM received WHERE received_at < ?', Date.now() - RECEIVED_TTL_MS)
-    this.#received = null
-    const stale = sql
-      .exec<{ event_hash: string }>(
-        "SELECT event_hash FROM received WHERE state = 'received' LIMIT 100",
-      )
-      .toArray()
+    const stale = this.#received.sweep(Date.now())
     const waiting = this.#nextSeq - this.#forgotten
     if (waiting > 0) await this.env.VALIDATED_QUEUE.send({ shard })
     if (stale.length > 0) {
       await this.env.INTAKE_QUEUE.sendBatch(
-        stale.map((row) => ({ body: { shard, eventHash: row.event_hash } })),
+        stale.map((eventHash) => ({ body: { shard, eventHash } })),
       )
     }
     return { waiting, received: stale.length }
@@ -579,10 +400,7 @@ export class Pool extends DurableObject<Env> {
   audit(): { claims: number; nextSeq: number; forgotten: number; events: number; bytes: number } {
     const one = (query: string): number => this.ctx.storage.sql.exec<{ n: number }>(query).one().n
     return {
-      claims:
-        one(`SELECT count(*) AS n FROM claim WHERE seq < ${this.#meta('claimed') ?? 0}`) +
-        this.#fresh.size +
-        (this.#merging?.keys.length ?? 0),
+      claims: this.#claims.count(this.#meta('claimed') ?? 0),
       events: one('SELECT coalesce(sum(count), 0) AS n FROM segment'),
       bytes: one('SELECT count(*) AS n FROM bytes'),
       nextSeq: this.#nextSeq,
@@ -701,15 +519,6 @@ interface Held {
   readonly receivedAt: number
 }
 
-/** Claims on their way into the table, in key order. */
-interface Merge {
-  readonly seqs: ReadonlyMap<number, number>
-  readonly keys: Float64Array
-  done: number
-  /** Every event below it is in the table once this merge is done. */
-  readonly upTo: number
-}
-
 interface Claimed {
   /** Probed keys of the accepted events, in order. */
   readonly keys: readonly number[]
@@ -718,6 +527,15 @@ interface Claimed {
   readonly receivedAt: number
   readonly rows: readonly Segment[]
   readonly nextSeq: number
+}
+
+function settlementOf(state: number | undefined, first: Uint8Array | null): Settlement {
+  if (state === outcome.conflict) {
+    const detail = 'The identity (source, id) was taken by another event.'
+    return { state: 'rejected', first, code: 'event-id-reused', detail }
+  }
+  const name = state === outcome.duplicate ? 'duplicate' : 'accepted'
+  return { state: name, first, code: null, detail: null }
 }
 
 function answerOf({ receivedAt, nextSeq, first, outcomes }: Claimed): AdmitResult {
