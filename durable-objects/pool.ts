@@ -113,12 +113,11 @@ export class Pool extends DurableObject<Env> {
    * Claims identities and stores bytes, all or nothing for the group.
    * Throws `overloaded` when too many events wait, `bad-config` under another shard layout.
    */
-  admit(shard: number, group: AdmitGroup): AdmitResult {
+  admit(shard: number, group: AdmitGroup, receivedAt = Date.now()): AdmitResult {
     const n = group.lengths.length
     if (this.#nextSeq - this.#forgotten + n > Number(this.env.INTAKE_BACKLOG_MAX)) {
       throw new VaultMeshError('overloaded', 'Too many events wait for their seal.')
     }
-    const receivedAt = Date.now()
     const result = this.ctx.storage.transactionSync(() => {
       if (!this.#bound) this.#bind(shard)
       const claimed = this.#claimAll(group, receivedAt)

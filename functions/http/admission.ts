@@ -62,13 +62,20 @@ export function shardOf(identity: Hash, shards: number): number {
   return ((identity[28]! << 16) | (identity[29]! << 8) | identity[30]!) % shards
 }
 
-/** Admits one verified event with whatever else is on its way; resolves once it is durable. */
-export async function admit(
+/** An event on its way: its moment is known at once, what became of it once it is durable. */
+export interface Joined {
+  /** The moment of its group, unless it turns out to be a repeat. */
+  readonly receivedAt: number
+  readonly admission: Promise<Admission>
+}
+
+/** Lets one verified event join whatever else is on its way. */
+export function admit(
   env: Env,
   ctx: Pick<ExecutionContext, 'waitUntil'>,
   node: NodeContext,
   open: OpenEnvelope,
-): Promise<Admission> {
+): Joined {
   const identity = identityOf(node, open.signer.canonical, open.event.id)
   const shard = shardOf(identity, node.config.intakeShards)
   const { promise, resolve, reject } = Promise.withResolvers<Admission>()
@@ -93,7 +100,7 @@ export async function admit(
   }
   group.entries.push(entry)
   group.bytes += open.bytes.length
-  return withTimeout(promise)
+  return { receivedAt: group.openedAt, admission: withTimeout(promise) }
 }
 
 /**
@@ -111,7 +118,8 @@ export async function admitAll(
     const identity = identityOf(node, open.signer.canonical, open.event.id)
     const shard = shardOf(identity, node.config.intakeShards)
     let mine = shards.get(shard)
-    if (mine === undefined) shards.set(shard, (mine = { openedAt: 0, entries: [], bytes: 0 }))
+    if (mine === undefined)
+      shards.set(shard, (mine = { openedAt: Date.now(), entries: [], bytes: 0 }))
     mine.entries.push({
       bytes: open.bytes,
       digests: [identity, open.signingHash, open.eventHash],
@@ -143,7 +151,7 @@ async function send(env: Env, shard: number, group: Gathering): Promise<void> {
   const packed = pack(group.entries)
   let result: AdmitResult
   try {
-    result = await env.POOL.getByName(String(shard)).admit(shard, packed)
+    result = await env.POOL.getByName(String(shard)).admit(shard, packed, group.openedAt)
   } catch (error) {
     throw poolError(error)
   }

@@ -8,7 +8,7 @@ import type { Receipt } from '#core/receipt.ts'
 import { isoTime } from '#core/time.ts'
 import { findEvent } from '#store/events.ts'
 import { buildReceipt } from '#store/receipts.ts'
-import { hashName, type Admission } from './admission.ts'
+import { hashName, type Admission, type Joined } from './admission.ts'
 import { conflict, linksOf, terms } from './intake-rules.ts'
 import { json, type Call } from './route.ts'
 
@@ -16,22 +16,24 @@ import { json, type Call } from './route.ts'
 export async function answer(
   call: Call,
   open: OpenEnvelope,
-  admission: Admission,
+  joined: Joined,
   waitS: number,
 ): Promise<Response> {
-  if (admission.state === 'conflict') throw conflict(admission)
   const { node } = call
+  // Signed while the commit is under way; it leaves this function only if the event was accepted.
+  const signing = promiseEvent(node.identity, terms(node, joined.receivedAt), open.eventHash)
+  const [admission, early] = await Promise.all([joined.admission, signing])
+  if (admission.state === 'conflict') throw conflict(admission)
   const body = {
     eventHash: hashName(admission.eventHash),
     eventId: open.event.id,
     status: 'accepted',
     receivedAt: isoTime(admission.receivedAt),
     links: linksOf(admission.eventHash),
-    promise: await promiseEvent(
-      node.identity,
-      terms(node, admission.receivedAt),
-      admission.eventHash,
-    ),
+    promise:
+      admission.state === 'accepted'
+        ? early
+        : await promiseEvent(node.identity, terms(node, admission.receivedAt), admission.eventHash),
   }
   const headers: Record<string, string> = { location: body.links.self, 'cache-control': 'no-store' }
   if (waitS > 0) {

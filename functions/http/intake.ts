@@ -151,7 +151,7 @@ async function post(call: Call): Promise<Response> {
   if (prefer.respondAsync) return receiveUnverified(call, open)
   await verifyEnvelope(open)
   limitSigner(call, open.signer.canonical, 'did')
-  return answer(call, open, await admit(call.env, call.ctx, node, open), prefer.waitS)
+  return answer(call, open, admit(call.env, call.ctx, node, open), prefer.waitS)
 }
 
 /** Like `wrappedEvent`; a node that takes unsigned bodies takes broken JSON as one of them. */

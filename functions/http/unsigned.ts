@@ -80,9 +80,10 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
     data: { body: toBase64Url(body) },
   }
   const open = await openEnvelope(utf8(await signJws(node.identity, EVENT_TYP, event)), signers)
-  const admission = await admit(env, call.ctx, node, open)
+  const { receivedAt, admission } = admit(env, call.ctx, node, open)
   // Two at once wrap at different times; the claim decides, and both get the first answer.
-  const settled =
-    admission.state === 'conflict' ? ({ ...admission, state: 'duplicate' } as const) : admission
-  return answer(call, open, settled, waitS)
+  const settled = admission.then((a) =>
+    a.state === 'conflict' ? ({ ...a, state: 'duplicate' } as const) : a,
+  )
+  return answer(call, open, { receivedAt, admission: settled }, waitS)
 }
