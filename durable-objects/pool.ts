@@ -381,7 +381,6 @@ export class Pool extends DurableObject<Env> {
 
   /** Sends again what waits here and drops what expired; the cron's and the alarm's sweep. */
   async sweep(): Promise<{ waiting: number; received: number }> {
-    const sql = this.ctx.storage.sql
     const shard = this.#meta('shard')
     if (shard === null) return { waiting: 0, received: 0 }
     const stale = this.#received.sweep(Date.now())

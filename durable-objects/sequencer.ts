@@ -23,7 +23,7 @@
 
 import { DurableObject } from 'cloudflare:workers'
 import { sealDueAt, signManifest, type Waiting } from '#core/batch.ts'
-import { toHex, fromHex, concat } from '#core/bytes.ts'
+import { fromHex, toHex } from '#core/bytes.ts'
 import { signCheckpoint } from '#core/checkpoint.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { emptyRoot, restoreEdge, rootOfEdge, TILE_WIDTH } from '#core/merkle.ts'

@@ -2,7 +2,8 @@
  * `npm run dev`: the Worker under `wrangler dev`, with local D1, R2, queues and Durable Objects.
  *
  * The dev node's secret is made once and kept encrypted (.vaultmesh/dev); wrangler gets it through its
- * environment, never a .dev.vars file. Crons do not fire by themselves under wrangler: tick them with
+ * environment, never a .dev.vars file. There is no admin socket: operator commands take --url and the token
+ * in VAULTMESH_ADMIN_TOKEN. Crons do not fire by themselves under wrangler: tick them with
  *   curl http://127.0.0.1:7077/cdn-cgi/handler/scheduled
  */
 
@@ -10,6 +11,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { ROOT } from './build.ts'
+import { fail } from './fail.ts'
 import { homeAt } from './home.ts'
 import { nodeSecret } from './keystore.ts'
 
@@ -21,7 +23,7 @@ const env = {
   PATH,
   HOME,
   TERM,
-  NODE_SECRET: await nodeSecret(home),
+  NODE_SECRET: await nodeSecret(home).catch(fail),
   ADMIN_TOKEN: process.env['ADMIN_TOKEN'] ?? 'dev',
   CLOUDFLARE_INCLUDE_PROCESS_ENV: 'true',
   WRANGLER_SEND_METRICS: 'false',
@@ -35,17 +37,16 @@ const migrated = spawnSync('wrangler', ['d1', 'migrations', 'apply', 'DB', '--lo
 })
 if (migrated.status !== 0) process.exit(migrated.status ?? 1)
 const overrides = ['--var', 'INTAKE_SHARDS:1', '--var', 'CLIENT_IP_HEADER:']
-const args = [
-  'dev',
-  '--ip',
-  '127.0.0.1',
-  '--port',
-  '7077',
-  '--test-scheduled',
-  ...state,
-  ...overrides,
-]
-const child = spawn('wrangler', [...args, ...process.argv.slice(2)], {
+const more = process.argv.slice(2)
+// wrangler refuses an option given twice.
+const named = more.indexOf('--port')
+const port = named < 0 ? '7077' : (more[named + 1] ?? '')
+const args = ['dev', '--ip', '127.0.0.1', '--test-scheduled', ...state, ...overrides]
+if (named < 0) args.push('--port', port)
+const token = process.env['ADMIN_TOKEN'] === undefined ? 'dev' : '"$ADMIN_TOKEN"'
+console.log(`operator commands: VAULTMESH_ADMIN_TOKEN=${token} scripts/vaultmesh seal --url http://127.0.0.1:${port}
+crons: curl http://127.0.0.1:${port}/cdn-cgi/handler/scheduled`)
+const child = spawn('wrangler', [...args, ...more], {
   cwd: ROOT,
   env,
   stdio: 'inherit',

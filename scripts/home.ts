@@ -10,7 +10,9 @@
 
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { certificateSha256 } from '#core/certificate.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import type { Trust } from '../functions/sdk.ts'
 
 /** Where a node lives unless the operator says otherwise. */
 export const DEFAULT_HOME = '.vaultmesh'
@@ -39,6 +41,36 @@ export function homeAt(path?: string): Home {
     lock: join(root, 'node.lock'),
     clientKey: join(root, 'client.key.age'),
   }
+}
+
+/** PEM roots that the trust file here pins; empty before the first start. */
+export function pinnedRoots(home: Home): readonly string[] {
+  if (!existsSync(home.trust)) return []
+  try {
+    const { tsaRoots = [] } = JSON.parse(readFileSync(home.trust, 'utf8')) as Partial<Trust>
+    for (const pem of tsaRoots) certificateSha256(pem)
+    return tsaRoots
+  } catch {
+    throw new VaultMeshError(
+      'bad-config',
+      `Cannot read the pins in ${home.trust}. Put the file back from a backup, or remove it if this log was never timestamped.`,
+    )
+  }
+}
+
+/**
+ * Writes what the node says of itself, with the timestamp roots pinned before kept: without them receipts
+ * of older anchors would no longer verify here.
+ */
+export function keepTrust(home: Home, said: Trust): Trust {
+  const roots = new Map(
+    [...said.tsaRoots, ...pinnedRoots(home)].map((pem) => [certificateSha256(pem), pem]),
+  )
+  const trust = { ...said, tsaRoots: [...roots.values()] }
+  const part = `${home.trust}.part`
+  writeFileSync(part, `${JSON.stringify(trust, null, 2)}\n`)
+  renameSync(part, home.trust)
+  return trust
 }
 
 /** A process so that another one with its number later is told apart. */

@@ -9,7 +9,7 @@
 
 import { Decrypter, Encrypter, generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { randomBytes } from 'node:crypto'
-import { chmod, link, mkdir, open, readFile, stat, unlink } from 'node:fs/promises'
+import { chmod, link, mkdir, open, readdir, readFile, stat, unlink } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fromBase64Url, toBase64Url } from '#core/bytes.ts'
@@ -62,10 +62,23 @@ export async function readSecret(path: string): Promise<string> {
   }
 }
 
-/** The secret of the node in `home` as base64url, made at first use. */
+/**
+ * The secret of the node in `home` as base64url, made at first use. Never made beside a log: a new secret
+ * would be another node, and the log's own would seem lost for good.
+ */
 export async function nodeSecret(home: string): Promise<string> {
   const path = join(home, NODE_SECRET_FILE)
   if (!(await exists(path))) {
+    const state = join(home, 'state')
+    const held = await readdir(state).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return []
+      throw refuse(`Cannot read ${state} (${error.code ?? 'unknown error'}).`)
+    })
+    if (held.length > 0) {
+      throw refuse(
+        `${state} holds a log, but its secret is missing: put back ${NODE_SECRET_FILE} (from your backup).`,
+      )
+    }
     await mkdir(home, { recursive: true, mode: 0o700 })
     await writeSecret(path, toBase64Url(randomBytes(32)))
   }

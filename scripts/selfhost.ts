@@ -4,13 +4,14 @@
  *   node scripts/selfhost.ts [--home .vaultmesh] [--port 7077] [--host 127.0.0.1]
  *                            [--tsa URL --tsa-roots FILE]
  *
- * Settings are those of wrangler.toml, each overridden by an environment variable of its name. Secrets come
+ * Settings are those of wrangler.toml, each overridden by an environment variable of its name; two differ by
+ * default (SELF_HOST_DEFAULTS: one shard, no address header). Secrets come
  * decrypted from the keystore straight into bindings, over a pipe to the runtime: they are on no disk, in
  * no environment and on no command line. What stops a start is said in one line, exit code 1.
  */
 
 import { randomBytes } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -21,20 +22,26 @@ import { trustOf, type Trust } from '../functions/sdk.ts'
 import { serveAdmin } from './admin-socket.ts'
 import { ROOT } from './build.ts'
 import { fail } from './fail.ts'
-import { homeAt, lockHome, type Home } from './home.ts'
+import { homeAt, keepTrust, lockHome, pinnedRoots, type Home } from './home.ts'
 import { startHost, type Host, type HostOptions } from './host.ts'
-import { nodeSecret } from './keystore.ts'
+import { NODE_SECRET_FILE, nodeSecret } from './keystore.ts'
 
 /** The port of a node. */
 export const DEFAULT_PORT = 7077
+
+/** Timestamp authorities, and the PEM roots that their chains must end in. */
+export interface TsaPins {
+  readonly urls: string
+  readonly rootsPem: string
+}
 
 /** How to run a node. */
 export interface NodeOptions extends Pick<HostOptions, 'cron' | 'consumers' | 'verbose'> {
   readonly home?: string
   readonly host?: string
   readonly port: number
-  /** Timestamp authorities, and the PEM roots that their chains must end in. */
-  readonly tsa?: { readonly urls: string; readonly rootsPem: string }
+  /** As a function: an authority to start once the home is ours; the caller stops it. */
+  readonly tsa?: TsaPins | (() => Promise<TsaPins>)
   /** Variables over those of wrangler.toml and the environment. */
   readonly vars?: Readonly<Record<string, string>>
 }
@@ -45,6 +52,8 @@ export interface RunningNode {
   readonly home: Home
   readonly trust: Trust
   readonly host: Host
+  /** What the operator should know of these settings, one sentence each. */
+  readonly warnings: readonly string[]
   stop(): Promise<void>
 }
 
@@ -58,20 +67,19 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   try {
     const lock = lockHome(home)
     undo.push(() => lock.release())
+    const isFirstStart = readdirSync(home.state).length === 0
+    const rootsBefore = pinnedRoots(home)
+    const secret = await nodeSecret(home.path)
     const address = options.host ?? '127.0.0.1'
-    await checkPort(address, options.port)
+    await checkPort(address, options.port, '--port')
+    const tsa = typeof options.tsa === 'function' ? await options.tsa() : options.tsa
+    const vars = { ...settings(process.env), ...tsaSettings(tsa), ...options.vars }
     const token = toBase64Url(randomBytes(32))
     const host = await startHost({
       ...options,
       host: address,
       stateDir: home.state,
-      vars: {
-        ...settings(process.env),
-        ...tsaSettings(options.tsa),
-        ...options.vars,
-        NODE_SECRET: await nodeSecret(home.path),
-        ADMIN_TOKEN: token,
-      },
+      vars: { ...vars, NODE_SECRET: secret, ADMIN_TOKEN: token },
     })
     undo.push(() => host.stop())
     lock.noteRuntime()
@@ -79,13 +87,35 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     await admit(url, token)
     const admin = await serveAdmin(home.socket, url, token)
     undo.push(() => admin.close())
-    const trust = await trustOf(url)
-    writeFileSync(home.trust, `${JSON.stringify(trust, null, 2)}\n`)
-    return { url, home, trust, host, stop }
+    const said = await trustOf(url)
+    const trust = keepTrust(home, said)
+    const warnings: string[] = []
+    if (isFirstStart && /\.example(?:\/|$)/.test(said.origin))
+      warnings.push(originWarning(said.origin))
+    if (rootsBefore.length > 0 && said.tsaRoots.length === 0 && vars['RAILS'] === undefined) {
+      warnings.push(TSA_WARNING)
+    }
+    if (!isLoopback(address)) warnings.push(openWarning(address, options.port))
+    return { url, home, trust, host, warnings, stop }
   } catch (error) {
     await stop()
     throw error
   }
+}
+
+const TSA_WARNING =
+  'This log was timestamped before and is not now: give --tsa and --tsa-roots, or set RAILS= on purpose.'
+
+function originWarning(origin: string): string {
+  return `The log is named ${origin} for ever; for a log of your own start a new home with ORIGIN=log.you.org/log NODE_ID=log-you NETWORK=production.`
+}
+
+function openWarning(address: string, port: number): string {
+  return `Open to the network: whoever reaches ${address} port ${port} can read and post; put a TLS proxy in front.`
+}
+
+function isLoopback(address: string): boolean {
+  return address === 'localhost' || address === '::1' || /^127(?:\.\d+){3}$/.test(address)
 }
 
 /** The log itself says whether these settings fit it: another ORIGIN or INTAKE_SHARDS do not. */
@@ -94,10 +124,18 @@ async function admit(url: string, token: string): Promise<void> {
   const response = await fetch(`${url}/admin/start`, { method: 'POST', headers })
   if (response.ok) return
   const problem = (await response.json().catch(() => ({}))) as { detail?: string }
-  throw new VaultMeshError(
-    'bad-config',
-    problem.detail ?? `The node refuses to start (${response.status}).`,
-  )
+  const detail = problem.detail ?? `The node refuses to start (${response.status}).`
+  throw new VaultMeshError('bad-config', `${detail}${remedyOf(detail)}`)
+}
+
+/** What to do about a setting that a log was not started with. */
+function remedyOf(detail: string): string {
+  const [, name, was] =
+    /^(INTAKE_SHARDS|ORIGIN|NODE_SECRET): .* started with (?:[a-z]+ )?([^\s,]+),/.exec(detail) ?? []
+  if (name === undefined) return ''
+  return name === 'NODE_SECRET'
+    ? ` Put back ${NODE_SECRET_FILE} of this log (from your backup), or start a new home with --home.`
+    : ` Set it back (${name}=${was}), or start a new home with --home.`
 }
 
 /** Variables of wrangler.toml, and the optional ones it leaves out, that the environment sets. */
@@ -119,7 +157,7 @@ function settings(env: NodeJS.ProcessEnv): Record<string, string> {
   return found
 }
 
-function tsaSettings(tsa: NodeOptions['tsa']): Record<string, string> {
+function tsaSettings(tsa: TsaPins | undefined): Record<string, string> {
   return tsa === undefined ? {} : { TSA_URLS: tsa.urls, TSA_ROOTS: tsa.rootsPem, RAILS: 'TSA' }
 }
 
@@ -134,7 +172,7 @@ function pemOf(text: string): string {
 }
 
 /** Says that the port is taken before the runtime would, in words. */
-async function checkPort(host: string, port: number): Promise<void> {
+export async function checkPort(host: string, port: number, option: string): Promise<void> {
   const probe = createServer()
   try {
     await new Promise<void>((ready, reject) => {
@@ -143,7 +181,8 @@ async function checkPort(host: string, port: number): Promise<void> {
     })
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? 'unknown error'
-    const why = code === 'EADDRINUSE' ? 'is in use; name another with --port' : `fails with ${code}`
+    const why =
+      code === 'EADDRINUSE' ? `is in use; name another with ${option}` : `fails with ${code}`
     throw new VaultMeshError('bad-config', `Port ${port} on ${host} ${why}.`)
   }
   await new Promise((closed) => probe.close(closed))
@@ -170,10 +209,10 @@ export function untilStopped(): Promise<NodeJS.Signals> {
 }
 
 /** The command line of a port: a whole number from 1 to 65535. */
-export function portOf(text: string): number {
+export function portOf(text: string, option = '--port'): number {
   const port = Number(text)
   if (/^\d{1,5}$/.test(text) && port > 0 && port < 65_536) return port
-  throw new VaultMeshError('bad-config', `--port ${text} is no port.`)
+  throw new VaultMeshError('bad-config', `${option} ${text} is no port.`)
 }
 
 /** The options of `vaultmesh selfhost`, for its help as well. */
@@ -201,6 +240,7 @@ export async function selfhost(args: readonly string[]): Promise<number> {
     ...(tsa === undefined ? {} : { tsa: { urls: tsa.join(','), rootsPem: pemOf(roots!) } }),
   })
   const stopped = untilStopped()
+  for (const warning of node.warnings) console.error(`vaultmesh: ${warning}`)
   console.log(`vaultmesh ${node.trust.node_id} at ${node.url} (log ${node.trust.origin})`)
   console.log(`  ${node.trust.node_did}`)
   console.log(`  rails: ${node.trust.rails.join(', ') || 'none'}; home: ${node.home.path}`)

@@ -22,7 +22,15 @@ import { reportLines } from './cli/verify.ts'
 import { startTsa, type Tsa } from './devnet/tsa.ts'
 import { fail } from './fail.ts'
 import { homeAt } from './home.ts'
-import { DEFAULT_PORT, portOf, startNode, untilStopped, type RunningNode } from './selfhost.ts'
+import {
+  checkPort,
+  DEFAULT_PORT,
+  portOf,
+  startNode,
+  untilStopped,
+  type RunningNode,
+  type TsaPins,
+} from './selfhost.ts'
 
 /** Settings of a devnet; an environment variable of the same name still wins. */
 const DEVNET = {
@@ -48,25 +56,33 @@ export async function up(args: readonly string[]): Promise<number> {
     },
   })
   const home = homeAt(values.home)
-  const tsa = hasOpenssl()
-    ? await startTsa({ dir: join(home.path, 'devnet', 'tsa'), port: portOf(values['tsa-port']) })
-    : null
-  if (tsa === null) {
+  const tsaPort = portOf(values['tsa-port'], '--tsa-port')
+  const started: Tsa[] = []
+  let node: RunningNode | undefined
+  // Called once the home is ours: two devnets must not share one authority's keys and serial number.
+  const authority = async (): Promise<TsaPins> => {
+    await checkPort('127.0.0.1', tsaPort, '--tsa-port')
+    const tsa = await startTsa({ dir: join(home.path, 'devnet', 'tsa'), port: tsaPort })
+    started.push(tsa)
+    return { urls: tsa.url, rootsPem: tsa.rootPem }
+  }
+  const withTsa = hasOpenssl()
+  if (!withTsa) {
     console.log(
       'openssl is not installed: no timestamp authority, rail TSA is off (apt install openssl)',
     )
   }
-  let node: RunningNode | undefined
   try {
     node = await startNode({
       home: home.path,
       port: portOf(values.port),
       vars: devnetVars(),
-      ...(tsa === null ? {} : { tsa: { urls: tsa.url, rootsPem: tsa.rootPem } }),
+      ...(withTsa ? { tsa: authority } : {}),
     })
     const stopped = untilStopped()
-    introduce(node, tsa)
-    const shown = firstEvent(node, tsa !== null)
+    for (const warning of node.warnings) console.error(`vaultmesh: ${warning}`)
+    introduce(node, started[0])
+    const shown = firstEvent(node, withTsa)
     const signal = await Promise.race([stopped, shown])
     if (typeof signal !== 'string' && !values.once) {
       console.log('\nserving until Ctrl-C')
@@ -75,7 +91,7 @@ export async function up(args: readonly string[]): Promise<number> {
     return typeof signal === 'string' || signal.ok ? 0 : 1
   } finally {
     await node?.stop()
-    await tsa?.stop()
+    for (const tsa of started) await tsa.stop()
   }
 }
 
@@ -90,11 +106,11 @@ export function hasOpenssl(): boolean {
   return spawnSync('openssl', ['version'], { stdio: 'ignore' }).error === undefined
 }
 
-function introduce({ url, trust }: RunningNode, tsa: Tsa | null): void {
+function introduce({ url, trust }: RunningNode, tsa: Tsa | undefined): void {
   console.log(`node       ${url}  (${trust.node_id}, docs at ${url}/docs)`)
   console.log(`identity   ${trust.node_did}`)
   console.log(`log        ${trust.vkeys[0]}`)
-  console.log(`timestamps ${tsa === null ? 'off' : `${tsa.url} (openssl, devnet root)`}`)
+  console.log(`timestamps ${tsa === undefined ? 'off' : `${tsa.url} (openssl, devnet root)`}`)
 }
 
 /** Posts an event, waits for outside time on it, and shows that its receipt verifies from the files. */

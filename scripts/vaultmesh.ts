@@ -18,6 +18,7 @@ import { status } from './cli/status.ts'
 import { trust } from './cli/trust.ts'
 import { verify } from './cli/verify.ts'
 import { fail } from './fail.ts'
+import manifest from '../package.json' with { type: 'json' }
 
 const commands: readonly Command[] = [
   keygen,
@@ -36,14 +37,33 @@ const commands: readonly Command[] = [
 const runners: Readonly<Record<string, Runner>> = {
   selfhost: {
     summary: 'Run a node here',
-    usage: `[--home DIR] [--port 7077] [--host 127.0.0.1] [--tsa URL --tsa-roots FILE]
+    usage: `[--home DIR] [--port 7077] [--host 127.0.0.1] [--tsa URL… --tsa-roots FILE] [--verbose]
 
-Settings are those of wrangler.toml; an environment variable of the same name overrides one.`,
+Run a node here, until Ctrl-C.
+
+  --home DIR        its keys, log and trust.json (default $VAULTMESH_HOME or .vaultmesh)
+  --port N          where it answers (default 7077)
+  --host ADDRESS    where it listens (default 127.0.0.1: this machine only)
+  --tsa URL         a timestamp authority (RFC 3161); repeatable; turns the rail TSA on
+  --tsa-roots FILE  PEM certificates that its chains must end in
+  --verbose         print what the node logs
+
+Settings are those of wrangler.toml; an environment variable of the same name overrides one. Two differ
+here: INTAKE_SHARDS is 1, and CLIENT_IP_HEADER is empty (no limit by address).
+ORIGIN and INTAKE_SHARDS are fixed at the first start on a home. For a log of your own:
+  ORIGIN=log.you.org/log NODE_ID=log-you NETWORK=production vaultmesh selfhost --home DIR`,
     run: async (args) => (await import('./selfhost.ts')).selfhost(args),
   },
   up: {
     summary: 'Run a devnet node with its own timestamp authority, and show it at work',
-    usage: '[--home DIR] [--port 7077] [--tsa-port 7078] [--once]',
+    usage: `[--home DIR] [--port 7077] [--tsa-port 7078] [--once]
+
+Run a devnet node with its own timestamp authority, and show it at work.
+
+  --home DIR        its keys, log and trust.json (default $VAULTMESH_HOME or .vaultmesh)
+  --port N          where it answers (default 7077)
+  --tsa-port N      where its timestamp authority answers (default 7078)
+  --once            stop after the first event instead of serving until Ctrl-C`,
     run: async (args) => (await import('./up.ts')).up(args),
   },
 }
@@ -87,6 +107,10 @@ async function main(argv: readonly string[]): Promise<number> {
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
     process.stdout.write(overview())
     return name === undefined ? Exit.usage : Exit.ok
+  }
+  if (name === '--version' || name === 'version') {
+    process.stdout.write(`vaultmesh ${manifest.version}\n`)
+    return Exit.ok
   }
   const runner = Object.hasOwn(runners, name) ? runners[name] : undefined
   if (runner !== undefined) {
@@ -136,7 +160,7 @@ function overview(): string {
 
 ${rows.map(([name, summary]) => `  ${name.padEnd(10)}${summary}`).join('\n')}
 
-vaultmesh <command> --help says more. All but the last two take --json.
+vaultmesh <command> --help says more; vaultmesh --version says which this is. All but the last two take --json.
 Exit codes: 0 done or verified, 1 refuted or refused, 2 usage, 3 pending, 4 unreachable, 5 untrusted key.
 `
 }
@@ -144,6 +168,13 @@ Exit codes: 0 done or verified, 1 refuted or refused, 2 usage, 3 pending, 4 unre
 function helpOf(command: Command): string {
   const usage = `usage: vaultmesh ${command.name} ${command.usage}`.trimEnd()
   return `${usage}\n\n${command.summary}.\n\n${command.help}\n  --json          one JSON value on stdout, nothing else\n`
+}
+
+// Whoever reads us may stop reading (| head): the exit code still says how it went.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
 }
 
 main(process.argv.slice(2)).then(

@@ -17,15 +17,38 @@ export const MAX_ATTRIBUTE_CHARS = 1024
 const FORBIDDEN = /[\u0000-\u001f\u007f-\u009f\p{Noncharacter_Code_Point}]|\p{Surrogate}/u
 const FORBIDDEN_SAYS = 'holds a character that CloudEvents §3.1 forbids'
 
+/** RFC 4648 §4; the bits that the last character has too many are zero, as everywhere in VaultMesh. */
+const BASE64 =
+  /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$/
+
+/** RFC 3986: the characters of a path segment (§3.3), and those of a host (§3.2.2). */
+const PCHAR = String.raw`(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})`
+const REG_NAME = String.raw`(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*`
+const USER_INFO = String.raw`(?:(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@)?`
+const AUTHORITY = String.raw`${USER_INFO}(?:\[[0-9A-Fa-f:.]+\]|${REG_NAME})(?::\d*)?`
+
+/** RFC 3986 §4.3 absolute-URI: scheme ":" hier-part [ "?" query ]. */
+const ABSOLUTE_URI = new RegExp(
+  String.raw`^[A-Za-z][A-Za-z0-9+.-]*:(?://${AUTHORITY}(?:/${PCHAR}*)*|(?!//)(?:${PCHAR}|/)*)(?:\?(?:${PCHAR}|[/?])*)?$`,
+)
+
+function isAbsoluteUri(text: string): boolean {
+  return ABSOLUTE_URI.test(text)
+}
+
 const attribute = z
   .string()
   .min(1)
   .max(MAX_ATTRIBUTE_CHARS)
   .refine((text) => !FORBIDDEN.test(text), FORBIDDEN_SAYS)
 
+const attributeValue = z.union([z.string(), z.int32(), z.boolean(), z.null()], {
+  error: 'must be a string, a boolean or an integer of 32 bits (CloudEvents §3.1)',
+})
+
 /**
- * CloudEvents 1.0 with the attributes that VaultMesh needs; extensions are scalars, and null stands for an
- * attribute that is not set (JSON format §2.3).
+ * CloudEvents 1.0 with the attributes that VaultMesh needs; extensions are scalars, numbers among them are
+ * Integers (§3.1), and null stands for an attribute that is not set (JSON format §2.3).
  */
 export const cloudEventSchema = z
   .object({
@@ -35,12 +58,21 @@ export const cloudEventSchema = z
     type: attribute,
     time: z.string().max(64).describe('RFC 3339, at most 300 s ahead of the node'),
     subject: attribute.nullish(),
-    dataschema: z.string().min(1).max(2048).nullish(),
+    dataschema: z
+      .string()
+      .max(2048)
+      .refine(isAbsoluteUri, 'must be an absolute URI without a fragment (CloudEvents §3.1)')
+      .meta({ format: 'uri' })
+      .nullish(),
     datacontenttype: z.string().min(1).max(256).nullish(),
     data: z.unknown().optional(),
-    data_base64: z.string().nullish(),
+    data_base64: z
+      .string()
+      .regex(BASE64, 'must be base64 with padding (RFC 4648 §4)')
+      .meta({ contentEncoding: 'base64' })
+      .nullish(),
   })
-  .catchall(z.union([z.string(), z.number(), z.boolean(), z.null()]))
+  .catchall(attributeValue)
   .meta({ id: 'CloudEvent' })
 
 /** The attributes that intake and index use. */

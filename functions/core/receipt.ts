@@ -7,7 +7,8 @@
  *   checkpoint  a key that the caller trusts signed (origin, treeSize, root)
  *   inclusion   the leaf leads to that root (RFC 9162 §2.1.3.2)
  *   anchors     that root, or one consistent with it (§2.1.4.2), existed before an outside moment
- * The verdict names who would have to lie. The same code runs in Node, workerd and the browser.
+ * What no step covers is in the report, too: who signed, if the event's bytes are not at hand, and the
+ * height and status always. The verdict names who would have to lie. The same code runs in Node, workerd and the browser.
  */
 
 import * as z from 'zod'
@@ -96,6 +97,8 @@ export interface Report {
   readonly anchored: readonly string[]
   /** The earliest outside moment before which the event stood in the log, epoch ms, or null. */
   readonly beforeAt: number | null
+  /** Fields of the receipt that no check here covers: the node's word, and anybody's who had the file. */
+  readonly unproven: readonly (keyof Receipt)[]
 }
 
 const RECEIPT = { code: 'bad-receipt', name: 'The receipt' } as const
@@ -124,6 +127,8 @@ export async function verifyReceipt(
   event?: Uint8Array,
 ): Promise<Report> {
   const checks: Check[] = []
+  const unproven: readonly (keyof Receipt)[] =
+    event === undefined ? ['source', 'eventId', 'height', 'status'] : ['height', 'status']
   const logs = trust.vkeys.map(parseVkey).filter((key) => key.type === TYPE_ED25519)
   const eventHash = hashFromHex(receipt.eventHash.slice(7))
   const fail = (name: string, error: unknown): Report => {
@@ -139,6 +144,7 @@ export async function verifyReceipt(
         : `Refuted at "${name}": ${error.message}`,
       anchored: [],
       beforeAt: null,
+      unproven,
     }
   }
 
@@ -220,12 +226,22 @@ export async function verifyReceipt(
     }
   }
 
+  if (event === undefined) {
+    checks.push({
+      name: 'source, id',
+      ok: null,
+      detail: "said by the node; give the event's bytes to check who signed it",
+    })
+  }
+  checks.push({ name: 'height, status', ok: null, detail: 'said by the node' })
+  const proven = sentenceFor(receipt, beforeAt, trusts)
   return {
     verdict: 'verified',
     checks,
-    sentence: sentenceFor(receipt, beforeAt, trusts),
+    sentence: event === undefined ? `${proven} Who signed the event was not checked.` : proven,
     anchored,
     beforeAt,
+    unproven,
   }
 }
 

@@ -8,7 +8,6 @@ import { equal, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { sha256 } from '#core/sha256.ts'
 import { listDeadLetters, markReplayed } from '#store/alerts.ts'
-import { batchAt } from '#store/batches.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
 import { asVaultMeshError } from './problem.ts'
 import { decimal, json, route, type Call } from './route.ts'
@@ -75,9 +74,6 @@ export const getFsck = route({
   async handle(call) {
     operatorOnly(call)
     const { env, node, query } = call
-    if (query.height !== undefined && (await batchAt(env.DB, query.height)) === null) {
-      throw new VaultMeshError('not-found', `There is no batch ${query.height}.`)
-    }
     return json(
       query.height === undefined
         ? await checkState(env, node)

@@ -8,6 +8,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { nodeOf } from '#store/node.ts'
 import { getDeadLetters, getFsck, postReplay, postSeal, postStart } from './admin.ts'
 import { getBatch, getBatchEvents, listRoute } from './batches.ts'
+import { openToAll, preflight } from './cors.ts'
 import { getDocs, getOpenApi, getProblemPage } from './docs.ts'
 import { getEvent, getEventStatus, searchRoute } from './events.ts'
 import { postEvents } from './intake.ts'
@@ -54,11 +55,15 @@ for (const route of routes) {
 app.notFound((c) => {
   const requestId = requestIdOf(c.req.raw)
   const pathname = URL.parse(c.req.url)?.pathname ?? c.req.path
+  // /admin does not say that it is there.
   const allowed = methodsOf(pathname)
+  if (c.req.method === 'OPTIONS' && allowed.length > 0) return preflight(c.req.raw, allowed)
   if (allowed.length === 0) {
-    return problemResponse(
-      new VaultMeshError('not-found', `There is no path ${pathname.slice(0, 200)}.`),
-      requestId,
+    return openToAll(
+      problemResponse(
+        new VaultMeshError('not-found', `There is no path ${pathname.slice(0, 200)}.`),
+        requestId,
+      ),
     )
   }
   const refusal = new VaultMeshError(
@@ -68,7 +73,7 @@ app.notFound((c) => {
   )
   const response = problemResponse(refusal, requestId)
   response.headers.set('allow', allowed.join(', '))
-  return response
+  return openToAll(response)
 })
 app.onError((error, c) => refuse(error, requestIdOf(c.req.raw)))
 
@@ -131,7 +136,8 @@ async function serve(route: Route, request: Request, context: Context): Promise<
           : checked(route.query, Object.fromEntries(url.searchParams), 'query'),
     })
   } catch (error) {
-    return refuse(error, id ?? requestIdOf(request))
+    const refusal = refuse(error, id ?? requestIdOf(request))
+    return route.internal === true ? refusal : openToAll(refusal)
   }
 }
 
@@ -174,6 +180,7 @@ function honoPath(path: string): string {
 function methodsOf(pathname: string): string[] {
   const methods = new Set<string>()
   for (const route of routes) {
+    if (route.internal === true) continue
     const pattern = route.path.replaceAll(/\{\w+\*\}/g, '.+').replaceAll(/\{\w+\}/g, '[^/]+')
     if (new RegExp(`^${pattern.replaceAll('.json', '\\.json')}$`).test(pathname)) {
       methods.add(route.method)

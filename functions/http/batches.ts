@@ -7,6 +7,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { isoTime } from '#core/time.ts'
 import { batchAt, listBatches, type BatchRecord } from '#store/batches.ts'
 import { eventsKey } from '#store/bucket.ts'
+import { preferred } from './negotiation.ts'
 import { decimal, IMMUTABLE, json, route } from './route.ts'
 
 const batchSchema = z
@@ -72,7 +73,7 @@ export const getBatch = route({
   },
   async handle({ env, params, request }) {
     const batch = await existing(env, params.height)
-    if (/^application\/jose\b/.test(request.headers.get('accept') ?? '')) {
+    if (preferred(request, ['application/json', 'application/jose']) === 'application/jose') {
       return new Response(batch.manifest, {
         headers: { 'content-type': 'application/jose', 'cache-control': IMMUTABLE, vary: 'accept' },
       })

@@ -17,10 +17,7 @@ export const getOpenApi = route({
   summary: 'This API as OpenAPI 3.1',
   answers: { 200: { description: 'the document', content: { 'application/json': null } } },
   async handle() {
-    return json(document, 200, {
-      'cache-control': 'public, max-age=300',
-      'access-control-allow-origin': '*',
-    })
+    return json(document, 200, { 'cache-control': 'public, max-age=300' })
   },
 })
 

@@ -7,17 +7,12 @@ import { fromHex, type Hash } from '#core/bytes.ts'
 import { VaultMeshError, codes, type Code } from '#core/errors.ts'
 import { isoTime, parseTime } from '#core/time.ts'
 import { anchorsOfLeaf } from '#store/anchors.ts'
-import {
-  cursorOf,
-  eventBytes,
-  findEvent,
-  hitTime,
-  parseCursor,
-  searchEvents,
-} from '#store/events.ts'
+import { eventBytes, findEvent, type IndexedEvent } from '#store/events.ts'
 import type { PoolStatus } from '#store/pool-api.ts'
 import { statusOf } from '#store/receipts.ts'
+import { cursorOf, hitTime, parseCursor, searchEvents } from '#store/search.ts'
 import { hashName, poolError } from './admission.ts'
+import { noneMatchFails } from './negotiation.ts'
 import { decimal, json, route, type Call } from './route.ts'
 
 /** A hash in a path: `sha256:<64 hex>` or the bare digits. */
@@ -49,16 +44,16 @@ export const getEvent = route({
     publicOnly(call)
     const { env, params } = call
     const etag = `"${hashName(params.eventHash)}"`
-    const indexed = await findEvent(env.DB, params.eventHash)
-    const bytes =
-      indexed === null
-        ? await firstOf(call, (pool) => pool.bytes(params.eventHash))
-        : await eventBytes(env.BUCKET, indexed)
-    if (bytes === null)
-      throw new VaultMeshError('not-found', 'This node holds no event with this hash.')
     const headers = { etag, 'cache-control': 'no-cache' }
-    if (call.request.headers.get('if-none-match') === etag)
-      return new Response(null, { status: 304, headers })
+    const known = noneMatchFails(call.request, etag)
+    const { indexed, waiting } = await locate(call, params.eventHash, (pool) =>
+      pool.bytes(params.eventHash),
+    )
+    if (indexed === null && waiting === null)
+      throw new VaultMeshError('not-found', 'This node holds no event with this hash.')
+    // R2 is not read for one who has the bytes.
+    if (known) return new Response(null, { status: 304, headers })
+    const bytes = indexed === null ? waiting : await eventBytes(env.BUCKET, indexed)
     return new Response(bytes, { headers: { ...headers, 'content-type': 'application/jose' } })
   },
 })
@@ -104,7 +99,9 @@ export const getEventStatus = route({
     const { env, node, params } = call
     const name = hashName(params.eventHash)
     const links = { self: `/events/${name}`, receipt: `/receipts/${name}` }
-    const indexed = await findEvent(env.DB, params.eventHash)
+    const { indexed, waiting } = await locate(call, params.eventHash, (pool) =>
+      pool.status(params.eventHash),
+    )
     if (indexed !== null) {
       const { verified, pending } = await anchorsOfLeaf(env.DB, indexed.leafIndex)
       const shown = [...verified, ...pending].map(({ chain, network, status, anchorTs }) => ({
@@ -123,7 +120,6 @@ export const getEventStatus = route({
         links: { ...links, batch: `/batches/${indexed.height}` },
       })
     }
-    const waiting = await firstOf(call, (pool) => pool.status(params.eventHash))
     if (waiting === null)
       throw new VaultMeshError('not-found', 'This node knows no event with this hash.')
     return json(
@@ -161,6 +157,28 @@ function waitingStatus(name: string, status: PoolStatus, links: Record<string, s
 }
 
 type PoolStub = ReturnType<Env['POOL']['getByName']>
+
+/** Where an event is: in the index, or what the pools say of it; both null if nobody knows it. */
+interface Located<T> {
+  readonly indexed: IndexedEvent | null
+  readonly waiting: T | null
+}
+
+/**
+ * Looks in the index, in the pools, and in the index again: an event that was sealed and forgotten by its
+ * pool between the first two looks is in the index by then, because a pool forgets only what is indexed.
+ */
+async function locate<T>(
+  call: Call<unknown, unknown>,
+  eventHash: Hash,
+  ask: (pool: PoolStub) => Promise<T | null>,
+): Promise<Located<T>> {
+  const indexed = await findEvent(call.env.DB, eventHash)
+  if (indexed !== null) return { indexed, waiting: null }
+  const waiting = await firstOf(call, ask)
+  if (waiting !== null) return { indexed: null, waiting }
+  return { indexed: await findEvent(call.env.DB, eventHash), waiting: null }
+}
 
 /** Asks every shard at once; the first that knows answers. A shard that fails fails the question. */
 async function firstOf<T>(
@@ -221,10 +239,16 @@ export const searchRoute = route({
   }),
   answers: {
     200: {
-      description: 'hits, and a cursor if there are more',
+      description: 'hits, and a cursor unless this was the end',
       content: {
         'application/json': z
-          .object({ events: z.array(hitSchema), next: z.string().nullable() })
+          .object({
+            events: z.array(hitSchema),
+            next: z
+              .string()
+              .nullable()
+              .describe('cursor of the next page; null at the end. A page before it may be empty'),
+          })
           .meta({ id: 'EventPage' }),
       },
     },
@@ -233,11 +257,10 @@ export const searchRoute = route({
   async handle(call) {
     publicOnly(call)
     const { cursor, ...query } = call.query
-    const hits = await searchEvents(call.env.DB, {
+    const { hits, next } = await searchEvents(call.env.DB, {
       ...query,
       after: cursor === undefined ? undefined : (parseCursor(cursor) ?? undefined),
     })
-    const last = hits.at(-1)
     return json({
       events: hits.map((hit) => ({
         eventHash: hit.eventHash,
@@ -250,7 +273,7 @@ export const searchRoute = route({
         height: hit.height,
         links: { self: `/events/${hit.eventHash}`, receipt: `/receipts/${hit.eventHash}` },
       })),
-      next: hits.length === query.limit && last !== undefined ? cursorOf(last) : null,
+      next: next === null ? null : cursorOf(next),
     })
   },
 })

@@ -20,30 +20,62 @@ import { decimal, IMMUTABLE, json, route } from './route.ts'
 
 /** How stale a checkpoint may be; tlog-tiles allows seconds, more would hide fresh seals. */
 const HEAD_TTL_MS = 1000
+/** A size or index from outside may ask the Sequencer this often, whatever it names. */
+const ASK_EVERY_MS = 50
 
 interface CachedHead {
-  head: Head
-  readAt: number
+  readonly head: Head
+  readonly readAt: number
 }
 const heads = new WeakMap<object, CachedHead>()
+/** When this isolate last asked on behalf of a size that it did not know. */
+const askedAt = new WeakMap<object, number>()
 
 /**
  * The newest head, at most a second old and never older than one given out before; read anew if the one at
- * hand does not hold `atLeast` leaves.
+ * hand does not hold `atLeast` leaves, which must be known to exist.
  */
 export async function currentHead(env: Env, atLeast = 0): Promise<Head> {
-  const nowAt = Date.now()
+  const fresh = freshHead(env, Date.now())
+  return fresh !== null && fresh.size >= atLeast ? fresh : readHead(env)
+}
+
+/**
+ * The head for a size that a caller named, which may be any number: the Sequencer is asked on behalf of
+ * such sizes once in `ASK_EVERY_MS`. Who comes too soon after another waits for the turn, and takes what
+ * was learned if somebody else asked meanwhile.
+ */
+async function headFor(env: Env, size: number): Promise<Head> {
+  const arrivedAt = Date.now()
+  const fresh = freshHead(env, arrivedAt)
+  if (fresh === null || fresh.size >= size) return fresh ?? readHead(env)
+  const waitMs = (askedAt.get(env) ?? 0) + ASK_EVERY_MS - arrivedAt
+  if (waitMs > 0) {
+    await scheduler.wait(waitMs)
+    const learned = heads.get(env)?.head ?? fresh
+    if (learned.size >= size || askedAt.get(env)! >= arrivedAt) return learned
+  }
+  askedAt.set(env, Date.now())
+  return readHead(env)
+}
+
+function freshHead(env: Env, nowAt: number): Head | null {
   const cached = heads.get(env)
-  const fresh = cached !== undefined && nowAt - cached.readAt < HEAD_TTL_MS
-  if (fresh && cached.head.size >= atLeast) return cached.head
+  return cached !== undefined && nowAt - cached.readAt < HEAD_TTL_MS ? cached.head : null
+}
+
+async function readHead(env: Env): Promise<Head> {
+  const startedAt = Date.now()
   let head: Head
   try {
     head = await env.SEQUENCER.getByName('log').head()
   } catch (error) {
     throw asVaultMeshError(error, 'storage-failed')
   }
+  const cached = heads.get(env)
+  // Answers may overtake one another.
   const newest = cached !== undefined && cached.head.size > head.size ? cached.head : head
-  heads.set(env, { head: newest, readAt: nowAt })
+  heads.set(env, { head: newest, readAt: startedAt })
   return newest
 }
 
@@ -143,7 +175,9 @@ export const getInclusionProof = route({
       })
     }
     const index = event?.leafIndex ?? query.index!
-    const head = await currentHead(env, index + 1)
+    // A leaf of the index exists: it may make the Sequencer tell at once.
+    if (event !== null) await currentHead(env, index + 1)
+    const head = await headFor(env, Math.max(index + 1, query.size ?? 0))
     const size = checkedSize(query.size ?? head.size, head)
     const hashes = await proveInclusion(env.BUCKET, { index, size, published: head.size })
     return json({
@@ -183,7 +217,7 @@ export const getConsistencyProof = route({
     404: { description: 'no such size' },
   },
   async handle({ env, query }) {
-    const head = await currentHead(env, Math.max(query.from, query.to ?? 0))
+    const head = await headFor(env, Math.max(query.from, query.to ?? 0))
     const to = checkedSize(query.to ?? head.size, head)
     const from = checkedSize(query.from, head)
     if (from > to) throw new VaultMeshError('no-such-size', `Size ${from} comes after size ${to}.`)

@@ -11,7 +11,7 @@ import * as z from 'zod'
 import { cloudEventSchema } from '#core/cloud-event.ts'
 import { MAX_EVENT_BYTES } from '#core/envelope.ts'
 import { VERSION } from '#store/node.ts'
-import { MAX_BULK_BYTES, MAX_BULK_LINES } from './intake.ts'
+import { MAX_BULK_BYTES, MAX_BULK_LINES } from './bulk.ts'
 import examples from './openapi-examples.json'
 import type { Answer, Route } from './route.ts'
 
@@ -72,10 +72,10 @@ export const words: Readonly<Record<string, Readonly<Record<string, string>>>> =
   CloudEvent: {
     type: 'what happened, such as `com.example.parcel.delivered`',
     subject: 'what it happened to',
-    dataschema: 'URI of the schema of `data`',
+    dataschema: 'absolute URI of the schema of `data` (RFC 3986 §4.3: no fragment)',
     datacontenttype: 'media type of `data`',
     data: 'any JSON; not together with `data_base64`',
-    data_base64: 'bytes; not together with `data`',
+    data_base64: 'bytes as base64 (RFC 4648 §4, padded); not together with `data`',
   },
   EventBody: { event: 'the compact JWS' },
   Problem: {
@@ -141,7 +141,7 @@ interface Note {
   readonly curl?: string
 }
 
-const ACCEPT_JOSE = 'application/jose gives the bare manifest.'
+const ACCEPT_JOSE = 'application/jose gives the bare manifest; q-values count (RFC 9110 §12.5.1).'
 
 /** By `METHOD path` as the route table writes it. */
 export const notes: Readonly<Record<string, Note>> = {
@@ -163,12 +163,15 @@ curl -s --data-binary @bulk.ndjson -H 'content-type: application/x-ndjson' ${LOC
   },
   'GET /events': {
     description:
-      'Sealed events, newest `time` first. All filters must match. A full page comes with `next`: pass it as `cursor`.',
+      'Sealed events, newest `time` first. All filters must match. Go on with `next` as `cursor` until it is null. A request looks at a bounded number of events: with two filters or more a page may be short, or empty, while `next` is not null.',
   },
   'GET /events/{eventHash}': {
     description:
       'Byte for byte what was posted, so that SHA-256 of the answer is the hash in the path. Served from the moment of the 202.',
-    headers: { 'If-None-Match': 'The ETag of an earlier answer; 304 if the bytes are unchanged.' },
+    headers: {
+      'If-None-Match':
+        'ETags of earlier answers, or `*`; 304 if you have the bytes (RFC 9110 §13.1.2).',
+    },
     curl: `${ANY_HASH}
 curl -s "${LOCAL}/events/$hash" | sha256sum`,
   },
@@ -178,8 +181,10 @@ curl -s "${LOCAL}/events/$hash" | sha256sum`,
   },
   'GET /receipts/{eventHash}': {
     description:
-      'The inclusion proof, the signed checkpoint it leads to and the verified anchors, so that `vaultmesh verify` needs nothing else. 404 `not-sealed` with a Retry-After until the event is sealed and indexed.',
-    headers: { Accept: 'text/plain gives the C2SP tlog-proof text.' },
+      'The inclusion proof, the signed checkpoint it leads to and the verified anchors, so that `vaultmesh verify` needs nothing else. 404 `not-sealed` with a Retry-After until the event is sealed and indexed.\n\nOf each kind of anchor the first that covers the event is listed. `anchors=all` lists every one, a page at a time: each page is a receipt that verifies by itself, and the one after it stands in `Link: <…>; rel="next"` (RFC 8288).',
+    headers: {
+      Accept: 'text/plain gives the C2SP tlog-proof text; q-values count (RFC 9110 §12.5.1).',
+    },
     curl: `${ANY_HASH}
 curl -s "${LOCAL}/receipts/$hash"
 curl -s -H 'accept: text/plain' "${LOCAL}/receipts/$hash"`,
@@ -237,7 +242,7 @@ export function openApiDocument(routes: readonly Route[]): Schema {
       version: VERSION,
       summary: 'Signed events in, receipts out that verify offline',
       description:
-        'A transparency log of signed events. Reading needs no account; posting needs a key of your own, because an event is authenticated by its signature. Every GET also answers HEAD. Every refusal is a problem (RFC 9457) that says what to do next.',
+        'A transparency log of signed events. Reading needs no account; posting needs a key of your own, because an event is authenticated by its signature. Every GET also answers HEAD. A page of any origin may read and post (CORS). Every refusal is a problem (RFC 9457) that says what to do next.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: '/', description: 'the node that serves this document' }],

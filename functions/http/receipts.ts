@@ -1,15 +1,20 @@
 /**
  * GET /receipts/{eventHash}: the whole proof of an event, as JSON or as C2SP tlog-proof text.
+ *
+ * `?anchors=all` gives receipts, too: each page is one, with other anchors in it, so that each verifies by
+ * itself. Where the next page is stands in Link (RFC 8288), because a receipt has no room for it.
  */
 
 import * as z from 'zod'
 import { VaultMeshError } from '#core/errors.ts'
 import { receiptAsProofFile, receiptSchema } from '#core/receipt.ts'
 import { findEvent } from '#store/events.ts'
+import { ANCHORS_PER_PAGE, listAnchors, pageOfAnchors } from '#store/leaf-anchors.ts'
 import { buildReceipt } from '#store/receipts.ts'
 import { hashName } from './admission.ts'
 import { hashParam } from './events.ts'
-import { json, route } from './route.ts'
+import { preferred } from './negotiation.ts'
+import { decimal, json, route } from './route.ts'
 
 /** The receipt route. */
 export const getReceipt = route({
@@ -23,6 +28,13 @@ export const getReceipt = route({
       .enum(['json', 'tlog-proof'])
       .optional()
       .describe('instead of Accept, for links and browsers'),
+    anchors: z
+      .enum(['all'])
+      .optional()
+      .describe(
+        `every verified anchor of the leaf, ${ANCHORS_PER_PAGE} a page, not the first of each kind alone`,
+      ),
+    cursor: decimal(1).optional().describe('with anchors=all: from the Link of the page before'),
   }),
   answers: {
     200: {
@@ -33,6 +45,8 @@ export const getReceipt = route({
   },
   async handle(call) {
     const { env, node, params, request, query } = call
+    if (query.cursor !== undefined && query.anchors === undefined)
+      throw new VaultMeshError('bad-request', 'A cursor is for anchors=all.')
     const name = hashName(params.eventHash)
     const at = await findEvent(env.DB, params.eventHash)
     if (at === null) {
@@ -40,22 +54,36 @@ export const getReceipt = route({
         extra: { statusLink: `/events/${name}/status` },
       })
     }
-    const receipt = await buildReceipt(env, node, {
+    let receipt = await buildReceipt(env, node, {
       eventHash: params.eventHash,
       at,
       eventId: at.eventId,
       source: at.source,
     })
-    const accept = request.headers.get('accept') ?? ''
-    const text =
-      query.format === 'tlog-proof' || (query.format === undefined && /^text\/plain\b/.test(accept))
-    if (!text) return json(receipt, 200, { vary: 'accept' })
+    const headers: Record<string, string> = { vary: 'accept' }
+    if (query.anchors === 'all') {
+      const page = await pageOfAnchors(env.DB, at.leafIndex, query.cursor ?? null)
+      if (page === null) throw new VaultMeshError('bad-request', 'The cursor is not one of ours.')
+      const anchors = await listAnchors(env.BUCKET, page.anchors, receipt.treeSize)
+      receipt = { ...receipt, anchors }
+      if (page.next !== null) {
+        const format = query.format === undefined ? '' : `&format=${query.format}`
+        headers['link'] = `</receipts/${name}?anchors=all&cursor=${page.next}${format}>; rel="next"`
+      }
+    }
+    const type =
+      query.format === undefined
+        ? preferred(request, ['application/json', 'text/plain'])
+        : query.format === 'json'
+          ? 'application/json'
+          : 'text/plain'
+    if (type === 'application/json') return json(receipt, 200, headers)
     return new Response(receiptAsProofFile(receipt), {
       headers: {
+        ...headers,
         'content-type': 'text/plain; charset=utf-8',
         'content-disposition': `inline; filename="${name.slice(7, 23)}.tlog-proof"`,
         'cache-control': 'no-cache',
-        vary: 'accept',
       },
     })
   },

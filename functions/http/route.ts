@@ -7,6 +7,7 @@
 
 import * as z from 'zod'
 import type { NodeContext } from '#store/node.ts'
+import { openToAll } from './cors.ts'
 
 /** One request on its way through a handler. */
 export interface Call<P = unknown, Q = unknown> {
@@ -42,9 +43,14 @@ export interface Route<P extends z.ZodType = z.ZodType, Q extends z.ZodType = z.
   handle(call: Call<z.output<P>, z.output<Q>>): Promise<Response>
 }
 
-/** Keeps the schemas' types while routes of all kinds sit in one table. */
+/**
+ * Keeps the schemas' types while routes of all kinds sit in one table. What a public route answers is open
+ * to pages of any origin; refusals are the router's to open.
+ */
 export function route<P extends z.ZodType, Q extends z.ZodType>(definition: Route<P, Q>): Route {
-  return definition as unknown as Route
+  const known = definition as unknown as Route
+  if (known.internal === true) return known
+  return { ...known, handle: (call) => known.handle(call).then(openToAll) }
 }
 
 /** A JSON answer. */

@@ -1,5 +1,5 @@
 /**
- * The index of sealed events in D1: found by hash, source, type, subject and time.
+ * The index of sealed events in D1: written batch by batch, found by hash; store/search.ts does the rest.
  *
  * Rows are written by `json_each` in chunks of ≤ 1,000 rows and ≤ 1 MB: one statement a chunk reaches
  * 100,000 rows/s where one a row reaches 1,300 (measured), and a bound value may have 2 MB at most.
@@ -10,7 +10,6 @@ import { equal, fromHex, toHex } from '#core/bytes.ts'
 import { readEvent } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hashKey } from '#core/hash-key.ts'
-import { isoTime } from '#core/time.ts'
 import { eventsKey, getBytes, getRange } from '#store/bucket.ts'
 
 const CHUNK_ROWS = 1000
@@ -174,71 +173,4 @@ export async function eventBytes(bucket: R2Bucket, event: IndexedEvent): Promise
   if (bytes === null)
     throw new VaultMeshError('bad-state', `R2 lacks the bytes of leaf ${event.leafIndex}.`)
   return bytes
-}
-
-/** What a search may ask for; times are epoch ms, `from` inclusive, `to` exclusive. */
-export interface EventQuery {
-  readonly source?: string | undefined
-  readonly type?: string | undefined
-  readonly subject?: string | undefined
-  readonly from?: number | undefined
-  readonly to?: number | undefined
-  readonly limit: number
-  /** Continue after this row: its time and leaf index. */
-  readonly after?: readonly [timeAt: number, leafIndex: number] | undefined
-}
-
-/** A search hit. */
-export interface EventHit {
-  readonly eventHash: string
-  readonly eventId: string
-  readonly source: string
-  readonly type: string
-  readonly subject: string | null
-  readonly timeAt: number
-  readonly leafIndex: number
-  readonly height: number
-}
-
-/** Events that match, newest time first. Each filter has an index that is ordered by time. */
-export async function searchEvents(db: D1Database, query: EventQuery): Promise<EventHit[]> {
-  const where: string[] = ['b.committed = 1']
-  const binds: (string | number)[] = []
-  const add = (sql: string, ...values: (string | number)[]): void => {
-    where.push(sql)
-    binds.push(...values)
-  }
-  if (query.source !== undefined)
-    add("e.source_id = (SELECT id FROM names WHERE kind = 'source' AND name = ?)", query.source)
-  if (query.type !== undefined)
-    add("e.type_id = (SELECT id FROM names WHERE kind = 'type' AND name = ?)", query.type)
-  if (query.subject !== undefined) add('e.subject = ?', query.subject)
-  if (query.from !== undefined) add('e.time_at >= ?', query.from)
-  if (query.to !== undefined) add('e.time_at < ?', query.to)
-  if (query.after !== undefined) add('(e.time_at, e.leaf_index) < (?, ?)', ...query.after)
-  const { results } = await db
-    .prepare(
-      `SELECT hex(e.event_hash) AS hash, e.event_id AS eventId, s.name AS source, t.name AS type, e.subject, e.time_at AS timeAt, e.leaf_index AS leafIndex, e.height
-       FROM events e JOIN batches b ON b.height = e.height JOIN names s ON s.id = e.source_id JOIN names t ON t.id = e.type_id
-       WHERE ${where.join(' AND ')} ORDER BY e.time_at DESC, e.leaf_index DESC LIMIT ?`,
-    )
-    .bind(...binds, query.limit)
-    .all<Omit<EventHit, 'eventHash'> & { hash: string }>()
-  return results.map(({ hash, ...hit }) => ({ ...hit, eventHash: `sha256:${hash.toLowerCase()}` }))
-}
-
-/** A cursor for the page after `hit`. */
-export function cursorOf(hit: EventHit): string {
-  return `${hit.timeAt}.${hit.leafIndex}`
-}
-
-/** The cursor's parts, or null if the text is none. */
-export function parseCursor(text: string): readonly [number, number] | null {
-  const m = /^(-?\d{1,15})\.(\d{1,16})$/.exec(text)
-  return m === null ? null : [Number(m[1]), Number(m[2])]
-}
-
-/** `time` of a hit as ISO 8601. */
-export function hitTime(hit: EventHit): string {
-  return isoTime(hit.timeAt)
 }

@@ -2,258 +2,390 @@
  * fsck: derive everything again from the bytes and compare with what each store claims.
  *
  * Two questions, so that a large log is checked in small calls: `checkState` compares the Sequencer, the
- * pools, D1's counts and the newest checkpoint; `checkBatch` takes one batch from its events up: bytes →
- * entries → tiles → root → checkpoint and manifest → index rows. Findings are sentences; none is good.
+ * pools, the ends of D1's index and the newest checkpoint; `checkBatch` takes one batch from its events up:
+ * bytes → signatures → entries → tiles → root → checkpoint and manifest → index rows → anchor receipts.
+ * Findings are sentences; none is good. Garbage is a finding, never an exception; a store that does not
+ * answer is an exception, never a finding. Neither question costs more as the log grows, but for one count
+ * over an index of the anchor receipts.
+ *
+ * A batch is held against the batch before it, so that all batches from the first on prove the whole log.
+ * The rules of intake are not asked again: an event that they would refuse today was admitted under those of
+ * its day. Its signature is.
  */
 
-import { equal, fromBase64Url, fromHex, fromUtf8, toHex } from '#core/bytes.ts'
+import * as z from 'zod'
+import { hashText, MANIFEST_TYP } from '#core/batch.ts'
+import { fromBase64Url, fromHex, fromUtf8, toHex, utf8, type Hash } from '#core/bytes.ts'
 import { verifyCheckpoint } from '#core/checkpoint.ts'
-import { readEvent } from '#core/envelope.ts'
-import { leafHashes, restoreEdge, rootOf, rootOfEdge, TILE_WIDTH } from '#core/merkle.ts'
+import { EVENT_TYP, readEvent } from '#core/envelope.ts'
+import { VaultMeshError } from '#core/errors.ts'
+import { hashKey } from '#core/hash-key.ts'
+import { emptyRoot, leafHashes, restoreEdge, rootOf, rootOfEdge } from '#core/merkle.ts'
 import { sha256 } from '#core/sha256.ts'
-import { decodeEntries, tilePath, tileWidth } from '#core/tile.ts'
-import { readBatchRecord, type BatchRecord } from '#store/batches.ts'
-import { eventsKey, getBytes } from '#store/bucket.ts'
-import { proveConsistency, proveInclusion, readTile } from '#store/log.ts'
-import { verifyConsistencyProof } from '#core/consistency-proof.ts'
-import { verifyInclusionProof } from '#core/inclusion-proof.ts'
+import { Signers } from '#core/signer.ts'
+import { parseStrictJson } from '#core/strict-json.ts'
+import { isoTime } from '#core/time.ts'
+import type { BatchRecord } from '#store/batches.ts'
+import { batchKey, eventsKey, getBytes } from '#store/bucket.ts'
+import { Notes, type Findings } from '#store/findings.ts'
+import { checkReceipts, countReceipts } from '#store/fsck-receipts.ts'
+import { checkTree } from '#store/fsck-tree.ts'
 import type { NodeContext } from '#store/node.ts'
 
-/** What a check found. */
-export interface Findings {
-  readonly findings: readonly string[]
-  readonly facts: Readonly<Record<string, string | number | boolean>>
-}
+export type { Findings } from '#store/findings.ts'
+
+type Audit = Awaited<ReturnType<ReturnType<Env['SEQUENCER']['getByName']>['audit']>>
 
 /** Compares the Sequencer with itself, with its pools, with D1 and with the newest checkpoint. */
 export async function checkState(env: Env, node: NodeContext): Promise<Findings> {
-  const findings: string[] = []
-  const { head, cursors, edge, assignment } = await env.SEQUENCER.getByName('log').audit()
-  const restored = restoreEdge(
-    head.size,
-    edge.map(({ level, hashes }) => [level, fromHex(hashes)] as const),
-  )
-  if (toHex(rootOfEdge(restored)) !== head.root)
-    findings.push('The Sequencer’s edge does not lead to its root.')
-  const { checkpoint } = await verifyCheckpoint(head.checkpoint, { log: node.log.key })
-  if (checkpoint.size !== head.size || toHex(checkpoint.root) !== head.root) {
-    findings.push('The newest checkpoint is not of the head.')
+  const notes = new Notes()
+  const audit = await auditOf(env, notes)
+  if (audit === null) return notes.with(await indexFacts(env))
+  const { head, cursors } = audit
+  await notes.attempt('The Sequencer’s edge', () => {
+    const levels = audit.edge.map(({ level, hashes }) => [level, fromHex(hashes)] as const)
+    if (toHex(rootOfEdge(restoreEdge(head.size, levels))) !== head.root)
+      throw new VaultMeshError('bad-state', 'it does not lead to the root.')
+  })
+  await checkCheckpoint(node, head.checkpoint, head, 'The newest checkpoint', notes)
+  if (head.height > 0) {
+    const record = await readRecord(env, head.height, notes)
+    if (record !== null && (record.root !== head.root || record.treeSize !== head.size))
+      notes.say(`The record of batch ${head.height} is not of the head.`)
   }
-  const counts = await env.DB.prepare(
-    'SELECT (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM batches WHERE committed = 1) AS batches, (SELECT count(DISTINCT event_hash) FROM events) AS hashes',
-  ).first<{ events: number; batches: number; hashes: number }>()
-  if (head.indexedHeight === head.height && assignment === null) {
-    if (counts?.events !== head.size)
-      findings.push(`D1 indexes ${counts?.events} events, the log has ${head.size}.`)
-    if (counts?.batches !== head.height)
-      findings.push(`D1 shows ${counts?.batches} batches, the log has ${head.height}.`)
-  }
-  if (counts?.hashes !== counts?.events) findings.push('An event is in the index twice.')
   let accepted = 0
   let waiting = 0
+  const forgotten: number[] = []
   for (const [shard, cursor] of cursors.entries()) {
     const pool = await env.POOL.getByName(String(shard)).audit()
     accepted += pool.nextSeq
     waiting += pool.nextSeq - cursor
+    forgotten.push(pool.forgotten)
     if (pool.claims !== pool.nextSeq)
-      findings.push(`Shard ${shard} holds ${pool.claims} claims for ${pool.nextSeq} events.`)
+      notes.say(`Shard ${shard} holds ${pool.claims} claims for ${pool.nextSeq} events.`)
     if (pool.events !== pool.nextSeq)
-      findings.push(`Shard ${shard} has digests of ${pool.events} of ${pool.nextSeq} events.`)
-    if (pool.forgotten > cursor) findings.push(`Shard ${shard} forgot events that are not sealed.`)
+      notes.say(`Shard ${shard} has digests of ${pool.events} of ${pool.nextSeq} events.`)
   }
-  if (accepted - waiting !== head.size) {
-    findings.push(`The pools gave ${accepted - waiting} events to the log, it has ${head.size}.`)
+  if (accepted - waiting !== head.size)
+    notes.say(`The pools gave ${accepted - waiting} events to the log, it has ${head.size}.`)
+  const index = await indexFacts(env)
+  const receipts = await countReceipts(env, head.size, notes)
+  // Asked again last: a node at work seals between two questions, and cursors only grow.
+  const now = (await auditOf(env, notes)) ?? audit
+  for (const [shard, count] of forgotten.entries()) {
+    if (count > now.cursors[shard]!) notes.say(`Shard ${shard} forgot events that are not sealed.`)
   }
-  return {
-    findings,
-    facts: {
-      height: head.height,
-      size: head.size,
-      root: head.root,
-      indexedHeight: head.indexedHeight,
-      accepted,
-      waiting,
-    },
+  if (isStill(audit) && isStill(now) && now.head.height === head.height) {
+    if (index.size !== head.size || index.first > 0)
+      notes.say(
+        `D1 indexes leaves ${index.first} to ${index.size - 1}, the log has ${head.size} leaves.`,
+      )
+    if (index.height !== head.height || index.recorded !== head.height)
+      notes.say(
+        `D1 shows batches up to ${index.height} and has ${index.recorded}, the log has ${head.height}.`,
+      )
   }
+  return notes.with({
+    height: head.height,
+    size: head.size,
+    root: head.root,
+    indexedHeight: head.indexedHeight,
+    accepted,
+    waiting,
+    receipts,
+  })
+}
+
+/** The Sequencer's own account; null, and a finding, if it cannot load what it stored. */
+async function auditOf(env: Env, notes: Notes): Promise<Audit | null> {
+  try {
+    return await env.SEQUENCER.getByName('log').audit()
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'bad-state')) throw error
+    notes.say(`The Sequencer cannot load its state: ${error.message}`)
+    return null
+  }
+}
+
+/** Nothing under way: all that is sealed is in the index. */
+function isStill({ head, assignment }: Audit): boolean {
+  return assignment === null && head.indexedHeight === head.height
+}
+
+/** Ends of the index; what lies between is what `checkBatch` looks at. */
+async function indexFacts(env: Env) {
+  const row = await env.DB.prepare(
+    `SELECT (SELECT min(leaf_index) FROM events) AS first, (SELECT max(leaf_index) FROM events) AS last,
+       (SELECT max(height) FROM batches WHERE committed = 1) AS height, (SELECT max(height) FROM batches) AS recorded`,
+  ).first<Record<'first' | 'last' | 'height' | 'recorded', number | null>>()
+  const { first, last, height, recorded } = row!
+  return { first: first ?? 0, size: (last ?? -1) + 1, height: height ?? 0, recorded: recorded ?? 0 }
 }
 
 /** Derives one batch again from its events. */
 export async function checkBatch(env: Env, node: NodeContext, height: number): Promise<Findings> {
-  const findings: string[] = []
-  const record = await readBatchRecord(env.BUCKET, height)
-  const row = await env.DB.prepare('SELECT manifest, checkpoint FROM batches WHERE height = ?')
-    .bind(height)
-    .first<{ manifest: string; checkpoint: string }>()
-  if (row?.manifest !== record.manifest || row.checkpoint !== record.checkpoint) {
-    findings.push(`Batch ${height}: D1 and R2 differ.`)
-  }
-  const hashes = await eventHashes(env, record, findings)
-  if (hashes.length !== record.count) {
-    findings.push(
-      `Batch ${height} has ${hashes.length} events in R2, its record says ${record.count}.`,
-    )
-    return { findings, facts: { height } }
-  }
-  const leaves = leafHashes(hashes)
-  await checkTiles(env, record, { hashes, leaves }, findings)
-  await checkRoots(env, node, record, leaves, findings)
-  await checkRows(env, record, hashes, findings)
-  return {
-    findings,
-    facts: { height, count: record.count, treeSize: record.treeSize, root: record.root },
-  }
+  const notes = new Notes()
+  const record = await readRecord(env, height, notes)
+  if (record === null) return notes.with({ height })
+  const before = height === 1 ? null : await readRecord(env, height - 1, notes)
+  const name = `Batch ${height}`
+  if (height === 1 ? record.firstIndex !== 0 : before && before.treeSize !== record.firstIndex)
+    notes.say(`${name}: it does not begin where the last one ended.`)
+  if (before !== null && before.sealedAt > record.sealedAt)
+    notes.say(`${name}: it was sealed before the batch before it.`)
+  await checkBatchRow(env, record, notes)
+  const tree = { size: record.treeSize, root: record.root }
+  await checkCheckpoint(node, record.checkpoint, tree, `${name}: its checkpoint`, notes)
+  const hashes = await checkEvents(env, record, notes)
+  await checkManifest(node, record, notes, {
+    previousRoot: height === 1 ? hashText(emptyRoot) : before && `sha256:${before.root}`,
+    batchRoot: hashes && hashText(rootOf(leafHashes(hashes))),
+  })
+  if (hashes !== null) await checkTree(env.BUCKET, { record, before, hashes }, notes)
+  await checkReceipts(env, node, record, notes)
+  const { count, treeSize, root } = record
+  return notes.with({ height, count, treeSize, root })
 }
 
-async function eventHashes(
+const recordSchema = z
+  .strictObject({
+    height: z.int().positive(),
+    firstIndex: z.int().nonnegative(),
+    count: z.int().positive(),
+    treeSize: z.int(),
+    root: z.string().regex(/^[0-9a-f]{64}$/),
+    sealedAt: z
+      .int()
+      .nonnegative()
+      .max(Date.UTC(9999, 11, 31)),
+    manifest: z.string(),
+    checkpoint: z.string(),
+    parts: z.int().positive(),
+  })
+  .refine(({ treeSize, firstIndex, count }) => treeSize === firstIndex + count, 'treeSize')
+  .refine(({ parts, count }) => parts <= count, 'parts')
+
+/** The record of a batch in R2; null, and a finding, if there is none that can be one. */
+async function readRecord(env: Env, height: number, notes: Notes): Promise<BatchRecord | null> {
+  const bytes = await getBytes(env.BUCKET, batchKey(height))
+  if (bytes === null) {
+    notes.say(`R2 lacks the record of batch ${height}.`)
+    return null
+  }
+  return notes.attempt(`The record of batch ${height} in R2 is none`, () => {
+    const record = recordSchema.parse(parseStrictJson(fromUtf8(bytes)))
+    if (record.height !== height)
+      throw new VaultMeshError('bad-state', `it is that of batch ${record.height}.`)
+    return record
+  })
+}
+
+/** D1's row of the batch: each column is what R2 says. */
+async function checkBatchRow(env: Env, record: BatchRecord, notes: Notes): Promise<void> {
+  const row = await env.DB.prepare(
+    `SELECT height, first_index AS firstIndex, count, tree_size AS treeSize, root, sealed_at AS sealedAt, manifest, checkpoint, parts,
+       committed, EXISTS (SELECT 1 FROM batches WHERE height > ?1 AND committed = 1) AS passed FROM batches WHERE height = ?1`,
+  )
+    .bind(record.height)
+    .first<BatchRecord & { committed: number; passed: number }>()
+  if (row === null) {
+    notes.say(`Batch ${record.height}: D1 lacks it.`)
+    return
+  }
+  const { committed, passed, ...columns } = row
+  const other = differing(record, columns)
+  if (other.length > 0)
+    notes.say(`Batch ${record.height}: D1 and R2 differ in ${other.join(', ')}.`)
+  if (committed !== 1 && passed === 1)
+    notes.say(`Batch ${record.height}: D1 hides it, though it shows later ones.`)
+}
+
+/** Names of the fields of `expected` that are not the same in `found`. */
+function differing(expected: object, found: object): string[] {
+  const values = found as Readonly<Record<string, unknown>>
+  return Object.entries(expected).flatMap(([name, value]) => (values[name] === value ? [] : [name]))
+}
+
+/** The log's signature under the origin, over just this tree. */
+async function checkCheckpoint(
+  node: NodeContext,
+  note: string,
+  tree: { readonly size: number; readonly root: string },
+  name: string,
+  notes: Notes,
+): Promise<void> {
+  await notes.attempt(`${name} does not verify`, async () => {
+    const { checkpoint } = await verifyCheckpoint(note, { log: node.log.key })
+    if (checkpoint.size !== tree.size || toHex(checkpoint.root) !== tree.root)
+      throw new VaultMeshError('bad-state', 'it is of another tree.')
+  })
+}
+
+const manifestSigners = new Signers(MANIFEST_TYP)
+const eventSigners = new Signers(EVENT_TYP)
+
+/** Verifies a compact JWS under the key it names, and returns the DID of that key. */
+async function signerOf(bytes: Uint8Array, signers: Signers): Promise<string> {
+  const dot1 = bytes.indexOf(0x2e)
+  const dot2 = bytes.indexOf(0x2e, dot1 + 1)
+  if (dot1 < 0 || dot2 < 0) throw new VaultMeshError('bad-jws', 'it is no compact JWS.')
+  const signer = await signers.of(fromUtf8(bytes.subarray(0, dot1)))
+  const signature = fromBase64Url(fromUtf8(bytes.subarray(dot2 + 1)))
+  if (!(await signer.verify(bytes.subarray(0, dot2), signature)))
+    throw new VaultMeshError('bad-signature', `it is not that of ${signer.did}.`)
+  return signer.did
+}
+
+/** The manifest: signed by this node, and every claim is what the batch is. */
+async function checkManifest(
+  node: NodeContext,
+  record: BatchRecord,
+  notes: Notes,
+  roots: { readonly previousRoot: string | null; readonly batchRoot: string | null },
+): Promise<void> {
+  const name = `Batch ${record.height}: the`
+  await notes.attempt(`${name} signature of its manifest`, async () => {
+    const did = await signerOf(utf8(record.manifest), manifestSigners)
+    if (did !== node.identity.did)
+      throw new VaultMeshError('bad-signature', `it is that of ${did}, not of this node.`)
+  })
+  await notes.attempt(`${name} claims of its manifest`, () => {
+    const claims = parseStrictJson(fromUtf8(fromBase64Url(record.manifest.split('.')[1] ?? '')))
+    if (typeof claims !== 'object' || claims === null)
+      throw new VaultMeshError('bad-state', 'they are no object.')
+    const { height, firstIndex, count, treeSize } = record
+    const expected = {
+      origin: node.config.origin,
+      height,
+      firstIndex,
+      count,
+      treeSize,
+      root: `sha256:${record.root}`,
+      ...roots,
+      sealedAt: isoTime(record.sealedAt),
+      sealer: node.identity.did,
+    }
+    const unknown = Object.keys(claims).filter((claim) => !Object.hasOwn(expected, claim))
+    // What could not be derived again was said already.
+    const known = Object.entries(expected).filter(([, value]) => value !== null)
+    const other = [...differing(Object.fromEntries(known), claims), ...unknown]
+    if (other.length > 0)
+      throw new VaultMeshError('bad-state', `${other.join(', ')} are not those of the batch.`)
+  })
+}
+
+/** What the index must say of an event; attributes are absent if its bytes are garbage. */
+interface ExpectedRow {
+  readonly leaf: number
+  readonly hash: string
+  readonly hashKey: number
+  readonly height: number
+  readonly part: number
+  readonly offset: number
+  readonly length: number
+  readonly eventId?: string
+  readonly source?: string
+  readonly type?: string
+  readonly subject?: string | null
+  readonly timeAt?: number
+}
+
+/**
+ * Bytes, signatures and index rows, a part at a time so that memory stays flat. Returns the event hashes
+ * in leaf order, or null, and a finding, if they are not `count`.
+ */
+async function checkEvents(
   env: Env,
   record: BatchRecord,
-  findings: string[],
-): Promise<Uint8Array[]> {
+  notes: Notes,
+): Promise<Uint8Array[] | null> {
   const hashes: Uint8Array[] = []
   for (let part = 0; part < record.parts; part++) {
     const bytes = await getBytes(env.BUCKET, eventsKey(record.height, part))
     if (bytes === null) {
-      findings.push(`Batch ${record.height}: part ${part} of its events is missing.`)
-      continue
+      notes.say(`Batch ${record.height}: part ${part} of its events is missing.`)
+      return null
     }
-    for (let at = 0; at < bytes.length;) {
-      const newline = bytes.indexOf(0x0a, at)
+    let rows: ExpectedRow[] = []
+    for (let offset = 0; offset < bytes.length;) {
+      const newline = bytes.indexOf(0x0a, offset)
       const end = newline < 0 ? bytes.length : newline
-      hashes.push(sha256(bytes.subarray(at, end)))
-      at = end + 1
-    }
-  }
-  return hashes
-}
-
-/** Entry bundles and lowest tiles that hold the batch's leaves. */
-async function checkTiles(
-  env: Env,
-  record: BatchRecord,
-  own: { readonly hashes: readonly Uint8Array[]; readonly leaves: Uint8Array },
-  findings: string[],
-): Promise<void> {
-  const first = Math.floor(record.firstIndex / TILE_WIDTH)
-  const last = Math.floor((record.treeSize - 1) / TILE_WIDTH)
-  for (let tile = first; tile <= last; tile++) {
-    const width = tileWidth(0, tile, record.treeSize)
-    const bundle = await getBytes(env.BUCKET, `log/${tilePath('entries', tile, width)}`)
-    const hashTile = await readTile(env.BUCKET, { level: 0, index: tile, width })
-    if (bundle === null || hashTile === null) {
-      findings.push(`Batch ${record.height}: tile ${tile} of width ${width} is missing.`)
-      continue
-    }
-    const entries = decodeEntries(bundle, width)
-    for (let i = 0; i < width; i++) {
-      const mine = tile * TILE_WIDTH + i - record.firstIndex
-      if (mine < 0) continue
-      if (!equal(entries[i]!, own.hashes[mine]!))
-        findings.push(`Leaf ${tile * TILE_WIDTH + i}: its entry is not the hash of its event.`)
-      if (
-        !equal(
-          hashTile.subarray(i * 32, i * 32 + 32),
-          own.leaves.subarray(mine * 32, mine * 32 + 32),
-        )
-      ) {
-        findings.push(`Leaf ${tile * TILE_WIDTH + i}: its tile holds another leaf hash.`)
-      }
-    }
-  }
-}
-
-/** The checkpoint's signature, the batch root, and that the tree of this batch extends the last one. */
-async function checkRoots(
-  env: Env,
-  node: NodeContext,
-  record: BatchRecord,
-  leaves: Uint8Array,
-  findings: string[],
-): Promise<void> {
-  const say = (what: string): number => findings.push(`Batch ${record.height}: ${what}`)
-  try {
-    const { checkpoint } = await verifyCheckpoint(record.checkpoint, { log: node.log.key })
-    if (checkpoint.size !== record.treeSize || toHex(checkpoint.root) !== record.root)
-      say('its checkpoint is of another tree.')
-  } catch (error) {
-    say(`its checkpoint does not verify: ${String(error)}`)
-  }
-  const claims = JSON.parse(fromUtf8(fromBase64Url(record.manifest.split('.')[1]!))) as Record<
-    string,
-    unknown
-  >
-  if (claims['batchRoot'] !== `sha256:${toHex(rootOf(leaves))}`)
-    say('its manifest names another batchRoot.')
-  if (claims['root'] !== `sha256:${record.root}`) say('its manifest names another root.')
-  const root = fromHex(record.root)
-  try {
-    const lastLeaf = record.count - 1
-    verifyInclusionProof({
-      index: record.treeSize - 1,
-      size: record.treeSize,
-      leafHash: leaves.subarray(lastLeaf * 32, lastLeaf * 32 + 32),
-      proof: await proveInclusion(env.BUCKET, {
-        index: record.treeSize - 1,
-        size: record.treeSize,
-        published: record.treeSize,
-      }),
-      root,
-    })
-    const before = record.height === 1 ? null : await readBatchRecord(env.BUCKET, record.height - 1)
-    if (before !== null) {
-      if (before.treeSize !== record.firstIndex) say('it does not begin where the last one ended.')
-      if (claims['previousRoot'] !== `sha256:${before.root}`)
-        say('its manifest names another previousRoot.')
-      verifyConsistencyProof({
-        size1: before.treeSize,
-        size2: record.treeSize,
-        root1: fromHex(before.root),
-        root2: root,
-        proof: await proveConsistency(env.BUCKET, {
-          from: before.treeSize,
-          to: record.treeSize,
-          published: record.treeSize,
-        }),
-      })
-    }
-  } catch (error) {
-    say(`its tiles do not lead to its root: ${String(error)}`)
-  }
-}
-
-/** Index rows: each leaf's row names the hash and place of its event. */
-async function checkRows(
-  env: Env,
-  record: BatchRecord,
-  hashes: readonly Uint8Array[],
-  findings: string[],
-): Promise<void> {
-  for (let at = 0; at < record.count; at += 1000) {
-    const { results } = await env.DB.prepare(
-      'SELECT leaf_index AS i, lower(hex(event_hash)) AS hash, event_id AS id, part, offset, length FROM events WHERE leaf_index >= ? AND leaf_index < ? ORDER BY leaf_index',
-    )
-      .bind(record.firstIndex + at, record.firstIndex + Math.min(at + 1000, record.count))
-      .all<{ i: number; hash: string; id: string; part: number; offset: number; length: number }>()
-    if (results.length !== Math.min(1000, record.count - at)) {
-      findings.push(
-        `Batch ${record.height}: D1 lacks index rows after leaf ${record.firstIndex + at}.`,
+      const event = bytes.subarray(offset, end)
+      const hash = sha256(event)
+      const place = { height: record.height, part, offset, length: end - offset }
+      rows.push(
+        await checkEvent(event, hash, { leaf: record.firstIndex + hashes.length, ...place }, notes),
       )
-    }
-    let part = -1
-    let bytes: Uint8Array = new Uint8Array(0)
-    for (const row of results) {
-      if (row.part !== part) {
-        part = row.part
-        bytes = (await getBytes(env.BUCKET, eventsKey(record.height, part))) ?? new Uint8Array(0)
-      }
-      const event = readEvent(bytes.subarray(row.offset, row.offset + row.length))
-      const expected = hashes[row.i - record.firstIndex]!
-      if (
-        row.hash !== toHex(expected) ||
-        !equal(event.eventHash, expected) ||
-        event.id !== row.id
-      ) {
-        findings.push(`Leaf ${row.i}: its index row does not fit its event.`)
+      hashes.push(hash)
+      offset = end + 1
+      if (rows.length === ROWS_AT_ONCE || offset >= bytes.length) {
+        await checkRows(env, rows, notes)
+        rows = []
       }
     }
   }
+  if (hashes.length === record.count) return hashes
+  notes.say(
+    `Batch ${record.height} has ${hashes.length} events in R2, its record says ${record.count}.`,
+  )
+  return null
+}
+
+/** Index rows compared in one question. */
+const ROWS_AT_ONCE = 1000
+
+async function checkEvent(
+  bytes: Uint8Array,
+  hash: Hash,
+  place: Pick<ExpectedRow, 'leaf' | 'height' | 'part' | 'offset' | 'length'>,
+  notes: Notes,
+): Promise<ExpectedRow> {
+  const name = `Leaf ${place.leaf}: its event`
+  const row = { ...place, hash: toHex(hash), hashKey: hashKey(hash) }
+  const event = await notes.attempt(`${name} cannot be read`, () => readEvent(bytes))
+  const did = await notes.attempt(`${name}’s signature does not verify`, () =>
+    signerOf(bytes, eventSigners),
+  )
+  if (event === null) return row
+  const { id, source, type, subject, timeAt } = event
+  if (did !== null && did !== source) notes.say(`${name} is signed by ${did}, not by its source.`)
+  return { ...row, eventId: id, source, type, subject, timeAt }
+}
+
+/** Index rows of consecutive leaves: each column is what the event's bytes say, and no hash stands twice. */
+async function checkRows(env: Env, expected: readonly ExpectedRow[], notes: Notes): Promise<void> {
+  const first = expected[0]!.leaf
+  const [rows, twice] = await env.DB.batch<Record<string, unknown>>([
+    env.DB.prepare(
+      `SELECT e.leaf_index AS leaf, lower(hex(e.event_hash)) AS hash, e.hash_key AS hashKey, e.height, e.part, e.offset, e.length,
+         e.event_id AS eventId, s.name AS source, t.name AS type, e.subject, e.time_at AS timeAt
+       FROM events e LEFT JOIN names s ON s.id = e.source_id AND s.kind = 'source'
+         LEFT JOIN names t ON t.id = e.type_id AND t.kind = 'type'
+       WHERE e.leaf_index >= ?1 AND e.leaf_index < ?2`,
+    ).bind(first, first + expected.length),
+    env.DB.prepare(
+      `SELECT e.leaf_index AS leaf, d.leaf_index AS other FROM events e
+         CROSS JOIN events d ON d.hash_key = e.hash_key AND d.event_hash = e.event_hash AND d.leaf_index < e.leaf_index
+       WHERE e.leaf_index >= ?1 AND e.leaf_index < ?2 LIMIT 1000`,
+    ).bind(first, first + expected.length),
+  ])
+  const found = new Map(rows!.results.map((row) => [row['leaf'], row]))
+  let missing = 0
+  for (const row of expected) {
+    const stored = found.get(row.leaf)
+    if (stored === undefined) missing++
+    else {
+      const other = differing(row, stored)
+      if (other.length > 0)
+        notes.say(`Leaf ${row.leaf}: its index row has another ${other.join(', ')} than its event.`)
+    }
+  }
+  if (missing > 0)
+    notes.say(
+      `Batch ${expected[0]!.height}: D1 lacks ${missing} of the index rows of leaves ${first} to ${first + expected.length - 1}.`,
+    )
+  for (const { leaf, other } of twice!.results)
+    notes.say(
+      `Leaf ${String(leaf)}: its event is in the index twice, as leaf ${String(other)} too.`,
+    )
 }

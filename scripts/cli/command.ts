@@ -138,7 +138,7 @@ export function outcomeOf(error: unknown, command: Command): Outcome {
     const exit =
       error.code === 'unreachable'
         ? Exit.unreachable
-        : error.code === 'not-sealed'
+        : error.code === 'not-sealed' || error.code === 'not-anchored'
           ? Exit.pending
           : Exit.refuted
     const { requestId } = error.extra

@@ -7,6 +7,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { fromUtf8 } from '#core/bytes.ts'
 import {
   post as postTo,
+  RemoteProblem,
   sign,
   type EventInput,
   type EventSigner,
@@ -31,6 +32,8 @@ import { signerFrom } from './keygen.ts'
 
 /** Lines of one request: an answer, and so progress, every few hundred milliseconds. */
 const BULK_LINES = 2000
+/** Attributes of an event made by flags. */
+const EVENT_FLAGS = ['data', 'subject', 'id', 'time'] as const
 const COMPACT_JWS = /^[\w-]+\.[\w-]+\.[\w-]+$/
 
 export const post: Command = {
@@ -42,10 +45,13 @@ export const post: Command = {
   --type T        instead of a file: an event of this type …
   --data JSON     … with this data (a JSON value; other text is taken as a string)
   --subject S     … about this
-  --id ID         … under this id: posted twice it counts once
+  --id ID         … under this id, which stands for one event of this signer
+  --time T        … at this time (RFC 3339; default now). With the same --id, --time and the rest it
+                  is the same event, and posted twice it counts once
   --key FILE      the signing key (default $VAULTMESH_KEY or <home>/client.key.age)
   --wait N        wait up to N seconds for the receipt; exit 3 if it is not sealed by then
-  --save FILE     keep the signed event (with --ndjson: events) here
+  --save FILE     keep the signed event (with --ndjson: events) here, before it is sent: posted again
+                  it is the same event
   -o FILE         keep the receipt here (with --wait)
 ${HOME_HELP}
 ${URL_HELP}`,
@@ -55,6 +61,7 @@ ${URL_HELP}`,
     data: { type: 'string' },
     subject: { type: 'string' },
     id: { type: 'string' },
+    time: { type: 'string' },
     key: { type: 'string' },
     wait: { type: 'string' },
     save: { type: 'string' },
@@ -65,6 +72,8 @@ ${URL_HELP}`,
   async run(args, values, terminal) {
     const type = text(values, 'type')
     arity(args, type === undefined ? 1 : 0, type === undefined ? 1 : 0)
+    const stray = EVENT_FLAGS.find((flag) => type === undefined && values[flag] !== undefined)
+    if (stray !== undefined) throw new UsageError(`--${stray} is for an event made by --type.`)
     const url = urlOf(values)
     const wait = integer(values, 'wait')
     const bulk = values['ndjson'] === true || (args[0] ?? '').endsWith('.ndjson')
@@ -91,7 +100,11 @@ async function postOne(
 ): Promise<Outcome> {
   // Before the network: what was accepted must be at hand even if the answer is lost.
   await keep(text(values, 'save'), jws)
-  const posted = await postTo(url, jws, wait === undefined ? {} : { wait })
+  const posted = await postTo(url, jws, wait === undefined ? {} : { wait }).catch(
+    (error: unknown) => {
+      throw inWords(error, url, text(values, 'save'))
+    },
+  )
   const out = text(values, 'out')
   if (posted.receipt !== undefined) {
     await keep(out, `${JSON.stringify(posted.receipt, null, 2)}\n`)
@@ -130,14 +143,18 @@ async function postMany(
   const results: PostedBulk['results'][number][] = []
   const promises: PostedBulk['promises'][number][] = []
   for (let from = 0; from < events.length; from += BULK_LINES) {
-    const answer = await postTo(url, events.slice(from, from + BULK_LINES))
+    const answer = await postTo(url, events.slice(from, from + BULK_LINES)).catch(
+      (error: unknown) => {
+        throw inWords(error, url, text(values, 'save'), ' --ndjson')
+      },
+    )
     for (const result of answer.results) results.push({ ...result, index: from + result.index })
     promises.push(...answer.promises)
     terminal.progress(`posted ${results.length} of ${events.length}`)
   }
   const refused = results.filter((result) => 'problem' in result)
   const shown = refused.slice(0, 20).map(({ index, problem }) => {
-    return `✗ line ${numbered[index]!.at}: ${problem.detail}`
+    return `✗ line ${numbered[index]!.at}: ${takenBy(problem) ?? problem.detail}`
   })
   if (refused.length > shown.length) shown.push(`✗ and ${refused.length - shown.length} more`)
   return {
@@ -150,6 +167,31 @@ async function postMany(
     },
     lines: [...shown, `${results.length - refused.length} accepted, ${refused.length} refused`],
   }
+}
+
+/** The error, with what to do next for a poster at a terminal. */
+function inWords(error: unknown, url: string, saved: string | undefined, how = ''): unknown {
+  if (!(error instanceof RemoteProblem)) return error
+  const { code, status, extra } = error
+  if (code === 'unreachable') {
+    const again =
+      saved === undefined
+        ? 'With --save FILE the signed event is kept, to be sent again as the same event.'
+        : `What you signed is in ${saved}; send it again: vaultmesh post ${saved}${how} --url ${url}`
+    const advice = `See that the node runs and that --url is right. ${again}`
+    return new RemoteProblem(code, error.message, { status, advice, extra, cause: error })
+  }
+  const taken = takenBy({ type: `/problems/${code}`, eventHash: extra['eventHash'] })
+  if (taken === null) return error
+  const advice = `If it is yours, fetch its receipt with: vaultmesh receipt ${String(extra['eventHash'])} --url ${url}`
+  return new RemoteProblem(code, taken, { status, advice, extra, cause: error })
+}
+
+/** In words, that the id of an event belongs to another one; null if that is not the problem. */
+function takenBy(problem: { readonly type: string; readonly eventHash?: unknown }): string | null {
+  const { type, eventHash } = problem
+  if (type !== '/problems/event-id-reused' || typeof eventHash !== 'string') return null
+  return `An event with this id is there already: ${eventHash}.`
 }
 
 /** A compact JWS as it is, or a JSON event signed. */
@@ -179,9 +221,11 @@ function eventFrom(values: Values, type: string): EventInput {
   const data = text(values, 'data')
   const subject = text(values, 'subject')
   const id = text(values, 'id')
+  const time = text(values, 'time')
   return {
     type,
     ...(id === undefined ? {} : { id }),
+    ...(time === undefined ? {} : { time }),
     ...(subject === undefined ? {} : { subject }),
     ...(data === undefined ? {} : { data: jsonOrText(data) }),
   }
@@ -210,7 +254,18 @@ function lazy<T>(make: () => Promise<T>): () => Promise<T> {
 }
 
 async function readInput(file: string, terminal: Terminal): Promise<string> {
-  return fromUtf8(file === '-' ? await terminal.stdin() : await readFile(file))
+  if (file === '-') return fromUtf8(await terminal.stdin())
+  try {
+    return fromUtf8(await readFile(file))
+  } catch (error) {
+    if (!(error instanceof Error && 'syscall' in error)) throw error
+    const { code } = error as NodeJS.ErrnoException
+    throw new UsageError(
+      code === 'ENOENT'
+        ? `There is no file ${file}.`
+        : `Cannot read ${file} (${code ?? 'unknown error'}).`,
+    )
+  }
 }
 
 async function keep(file: string | undefined, content: string): Promise<void> {

@@ -23,7 +23,10 @@ export const trust: Command = {
   summary: 'Save the keys of a node, to verify its receipts by',
   usage: '<url> [-o FILE]',
   help: `  -o FILE         write it here instead of stdout
-  The node says of itself who it is: compare the key with what its operator tells you elsewhere.`,
+  The node says of itself who it is: compare the key with what its operator tells you elsewhere.
+  The file is JSON; verify reads "vkeys" (keys of logs, name+hex+base64), "tsaRoots" (PEM certificates
+  that timestamp chains may end in) and "rails" (what --require final needs); "node_id", "node_did",
+  "origin" and "network" are names for people. Keep old entries of "tsaRoots": older receipts need them.`,
   options: { out: { type: 'string', short: 'o' } },
   async run(args, values) {
     arity(args, 1, 1)

@@ -34,7 +34,8 @@ export const verify: Command = {
   name: 'verify',
   summary: 'Verify a receipt offline',
   usage: '<receipt.json|file.tlog-proof> [event.jws] [--trust FILE | --vkey KEY…]',
-  help: `  event.jws       the event’s bytes: checks signature, id and source too
+  help: `  event.jws       the event’s bytes: checks signature, id and source too; without them the source
+                  and id of a receipt are the word of whoever wrote it (--json: "unproven")
   --trust FILE    keys and timestamp roots to believe (vaultmesh trust URL -o FILE); repeatable
   --vkey KEY      a log’s verifier key, name+hex+base64; repeatable
   --tsa-root FILE PEM certificates that timestamp chains may end in; repeatable
@@ -87,7 +88,7 @@ function judge(report: Report, demand: Demand, terminal: Terminal): Outcome {
   const { receipt, need, rails } = demand
   const { exit, verdict, sentence } = verdictOf(report, demand)
   const { eventHash, eventId, source } = receipt
-  const { checks, anchored, beforeAt } = report
+  const { checks, anchored, beforeAt, unproven } = report
   const before = beforeAt === null ? null : new Date(beforeAt).toISOString()
   const required = need === undefined ? {} : { require: need, rails }
   return {
@@ -101,6 +102,7 @@ function judge(report: Report, demand: Demand, terminal: Terminal): Outcome {
       checks,
       anchored,
       before,
+      unproven,
       ...required,
     },
     lines: reportLines({ checks, verdict, sentence }, terminal),
@@ -117,6 +119,9 @@ export function reportLines(report: Shown, terminal: Pick<Terminal, 'paint'>): r
   ]
 }
 
+const HOW_TO_TRUST =
+  'If you mean to trust it: vaultmesh trust URL -o FILE, then verify with --trust FILE.'
+
 type Verdict = Report['verdict'] | 'pending'
 type Shown = Pick<Report, 'checks' | 'sentence'> & { readonly verdict: Verdict }
 
@@ -126,7 +131,9 @@ function verdictOf(
 ): { readonly exit: ExitCode; readonly verdict: Verdict; readonly sentence: string } {
   const { verdict, sentence, anchored } = report
   if (verdict === 'refuted') return { exit: Exit.refuted, verdict, sentence }
-  if (verdict === 'untrusted') return { exit: Exit.untrusted, verdict, sentence }
+  if (verdict === 'untrusted') {
+    return { exit: Exit.untrusted, verdict, sentence: `${sentence} ${HOW_TO_TRUST}` }
+  }
   const missing =
     need === 'final'
       ? rails.filter((rail) => !anchored.includes(rail))
@@ -144,7 +151,7 @@ function verdictOf(
     return {
       exit: Exit.untrusted,
       verdict: 'untrusted',
-      sentence: `${sentence} No anchor on ${what} leads to a root you trust (you have named ${roots}).`,
+      sentence: `${sentence} No anchor on ${what} leads to a root you trust (you have named ${roots}). ${HOW_TO_TRUST}`,
     }
   }
   return {

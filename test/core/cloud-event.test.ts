@@ -58,7 +58,25 @@ describe('a CloudEvent', () => {
     ['subject', {}],
     ['dataschema', ''],
     ['datacontenttype', 5],
+    ['dataschema', 'schema.json'],
+    ['dataschema', '/schemas/1'],
+    ['dataschema', '//host/schema'],
+    ['dataschema', 'https://example.com/schema#part'],
+    ['dataschema', 'https://example.com/a b'],
+    ['dataschema', 'https://example.com/%zz'],
+    ['dataschema', 'https://exämple.com/'],
+    ['dataschema', 'https://host:port/'],
+    ['dataschema', 'https://[::1/'],
+    ['dataschema', '1http://example.com'],
+    ['dataschema', `https://example.com/${'x'.repeat(2048)}`],
     ['data_base64', 5],
+    ['data_base64', 'not base64'],
+    ['data_base64', 'AA'],
+    ['data_base64', 'AA='],
+    ['data_base64', 'AB=='],
+    ['data_base64', 'AAA=AAAA'],
+    ['data_base64', '_-8='],
+    ['data_base64', 'AAAA\n'],
     ['id', 'a\u0000b'],
     ['id', 'a\nb'],
     ['id', '\u007f'],
@@ -71,6 +89,11 @@ describe('a CloudEvent', () => {
     ['myext', 'a\u0001'],
     ['myext', {}],
     ['myext', [1]],
+    ['myext', 1.5],
+    ['myext', 1e-7],
+    ['myext', 2 ** 31],
+    ['myext', -(2 ** 31) - 1],
+    ['myext', 1e300],
     ['MyExt', 'x'],
     ['my-ext', 'x'],
     ['my_ext', 'x'],
@@ -78,6 +101,31 @@ describe('a CloudEvent', () => {
     ['é', 'x'],
   ])('with %s = %j is refused by name', (name, value) => {
     expect(refusal({ ...good, [name]: value })).toContain(`"${name}"`)
+  })
+
+  test.each<[string, Json, RegExp]>([
+    ['myext', 1.5, /integer of 32 bits \(CloudEvents §3\.1\)/],
+    ['myext', {}, /must be a string, a boolean or an integer/],
+    ['data_base64', 'AA', /base64 with padding \(RFC 4648 §4\)/],
+    ['dataschema', 'x', /absolute URI without a fragment \(CloudEvents §3\.1\)/],
+  ])('with %s = %j is told what to send', (name, value, words) => {
+    expect(refusal({ ...good, [name]: value })).toMatch(words)
+  })
+
+  test('data_base64 is taken just if Node encodes it so', () => {
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.uint8Array().map((bytes) => Buffer.from(bytes).toString('base64')),
+          fc.string({ unit: fc.constantFrom('A', 'B', 'Q', 'w', '/', '=') }),
+        ),
+        (text) => {
+          const same = Buffer.from(text, 'base64').toString('base64') === text
+          expect(refusal({ ...good, data_base64: text }) === null).toBe(same)
+        },
+      ),
+      { numRuns: 500 },
+    )
   })
 
   test('with an own key "__proto__" is refused, not quietly cleaned', () => {
@@ -102,11 +150,23 @@ describe('a CloudEvent', () => {
   test.each<[string, Json]>([
     ['data', null],
     ['data', { 'Any Key': [null, { _: '\u0000' }] }],
+    ['data', 1.5],
     ['data_base64', 'AA=='],
+    ['data_base64', ''],
+    ['data_base64', null],
+    ['data_base64', '+/8='],
+    ['data_base64', 'AAAA'.repeat(12_000)],
+    ['dataschema', null],
+    ['dataschema', 'https://example.com/schemas/1?v=2'],
+    ['dataschema', 'https://user:word@[2001:db8::1]:8443/a;b=c/%20'],
+    ['dataschema', 'urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6'],
+    ['dataschema', 'tag:example.com,2026:schema'],
     ['subject', 'x'.repeat(MAX_ATTRIBUTE_CHARS)],
     ['subject', 'Zürich 🚀 \u{10fffd}'],
     ['traceparent', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'],
     ['sequence', 7],
+    ['sequence', 2 ** 31 - 1],
+    ['sequence', -(2 ** 31)],
     ['sampled', true],
     ['constructor', 'x'],
   ])('may carry %s = %j', (name, value) => {

@@ -169,7 +169,7 @@ describe('a receipt', () => {
       const report = await verifyReceipt(await makeReceipt(index, size), trust, events[index])
       expect([report.verdict, report.checks.map((c) => c.ok)]).toEqual([
         'verified',
-        [true, true, true],
+        [true, true, true, null],
       ])
       expect(report.sentence).toContain('no outside time was proven')
       expect(report.beforeAt).toBeNull()
@@ -186,6 +186,7 @@ describe('a receipt', () => {
       'inclusion',
       'anchor TSA 127.0.0.1',
       'anchor TSA 127.0.0.1',
+      'height, status',
     ])
     const times = receipt.anchors.map((a) => Date.parse((a as { anchorTs: string }).anchorTs))
     expect(report.beforeAt).toBe(Math.min(...times))
@@ -202,6 +203,27 @@ describe('a receipt', () => {
     const report = await verifyReceipt(receipt, trust)
     expect(report.verdict).toBe('verified')
     expect(report.checks[0]).toMatchObject({ name: 'event', ok: null })
+  })
+
+  test('is believed in nothing that only the event’s bytes could prove, and names these fields', async () => {
+    const forged = { ...receipt, source: people[3]!.did, eventId: 'forged' }
+    const bare = await verifyReceipt(forged, trust)
+    expect(bare.unproven).toEqual(['source', 'eventId', 'height', 'status'])
+    expect(bare.checks.slice(-2)).toEqual([
+      {
+        name: 'source, id',
+        ok: null,
+        detail: "said by the node; give the event's bytes to check who signed it",
+      },
+      { name: 'height, status', ok: null, detail: 'said by the node' },
+    ])
+    expect(bare.sentence).toMatch(/ Who signed the event was not checked\.$/)
+    const whole = await verifyReceipt(receipt, trust, events[261])
+    expect(whole.unproven).toEqual(['height', 'status'])
+    expect(whole.checks.at(-1)).toMatchObject({ name: 'height, status', ok: null })
+    expect(whole.sentence).not.toContain('not checked')
+    const refuted = await verifyReceipt(forged, trust, events[261])
+    expect([refuted.verdict, refuted.unproven]).toEqual(['refuted', ['height', 'status']])
   })
 
   test('as a tlog-proof file verifies with the log’s key alone', async () => {
@@ -430,7 +452,7 @@ describe('the trust of the verifying party', () => {
   test('without the TSA’s root leaves its anchors unproven, and says so', async () => {
     const report = await verifyReceipt(receipt, { ...trust, tsaRoots: [] })
     expect([report.verdict, report.anchored, report.beforeAt]).toEqual(['verified', [], null])
-    expect(report.checks.slice(3).map((c) => c.ok)).toEqual([null, null])
+    expect(report.checks.slice(3, 5).map((c) => c.ok)).toEqual([null, null])
     expect(report.sentence).toContain('no outside time was proven')
   })
 
@@ -447,6 +469,6 @@ describe('the trust of the verifying party', () => {
       trust,
     )
     expect([report.verdict, report.anchored]).toEqual(['verified', []])
-    expect(report.checks.slice(3).map((c) => c.ok)).toEqual([null, null])
+    expect(report.checks.slice(3, 5).map((c) => c.ok)).toEqual([null, null])
   })
 })

@@ -152,6 +152,33 @@ describe('post', () => {
     expect(people.stderr.split('\n')).toHaveLength(3)
   })
 
+  test('under one --id and --time is one event; under one --id alone it names the event that is there', async () => {
+    const fixed = ['post', '--type', 'test.id', '--id', 'once', '--time', '2026-01-01T00:00:00Z']
+    const first = await json(...fixed)
+    expect(first).toMatchObject({ code: 0, value: { eventId: 'once' } })
+    expect((await json(...fixed)).value).toEqual(first.value)
+    const again = await vm('post', '--type', 'test.id', '--id', 'once')
+    expect(again).toMatchObject({ code: 1, stdout: '' })
+    const { eventHash: taken } = first.value
+    expect(again.stderr).toBe(
+      `vaultmesh: An event with this id is there already: ${taken}.\n` +
+        `  If it is yours, fetch its receipt with: vaultmesh receipt ${taken} --url ${node.url}\n`,
+    )
+    expect(await vm('post', files.event, '--id', 'once')).toMatchObject({ code: 2 })
+  })
+
+  test('that reaches nobody names the file the signed event is in, and a file that is not there', async () => {
+    const saved = file('saved.jws')
+    const url = `http://127.0.0.1:${await freePort()}`
+    const ran = await vm('post', '--type', 'test.lost', '--save', saved, '--url', url)
+    expect(ran.code).toBe(4)
+    expect(ran.stderr).toContain(`vaultmesh post ${saved} --url ${url}`)
+    expect(await vm('post', saved)).toMatchObject({ code: 0 })
+    const missing = await vm('post', file('nofile.json'))
+    expect(missing.code).toBe(2)
+    expect(missing.stderr).toContain(`There is no file ${file('nofile.json')}.`)
+  })
+
   test('exits 3 if the event is durable but not sealed within --wait', async () => {
     const slow = await slowNode({
       '/events': { status: 202, body: { eventHash, status: 'accepted', receivedAt: 'now' } },
@@ -167,7 +194,9 @@ describe('status and receipt', () => {
   test('show where an event stands and give its proof in both forms', async () => {
     const people = await vm('status', eventHash.slice(7).toUpperCase())
     expect(people).toMatchObject({ code: 0, stderr: '' })
-    expect(people.stdout).toMatch(/^final at \S+\n {2}batch 1, leaf 0\n {2}TSA 127.0.0.1: verified/)
+    expect(people.stdout).toMatch(
+      /^final; sealed at \S+Z\n {2}batch 1, leaf 0\n {2}TSA 127.0.0.1: verified, anchored at \S+Z\n/,
+    )
     const { value } = await json('receipt', eventHash)
     expect(value).toEqual(JSON.parse(readFileSync(files.receipt, 'utf8')))
     const text = await vm('receipt', eventHash, '--format', 'tlog-proof')
@@ -180,9 +209,43 @@ describe('status and receipt', () => {
     })
     expect(await vm('status', eventHash, '--url', waiting.url)).toMatchObject({ code: 3 })
     waiting.server.close()
-    const unknown = '0'.repeat(64)
-    expect(await vm('status', unknown)).toMatchObject({ code: 1 })
-    expect(await vm('receipt', unknown)).toMatchObject({ code: 3 })
+    for (const command of ['status', 'receipt']) {
+      const ran = await vm(command, '0'.repeat(64))
+      expect(ran).toMatchObject({ code: 1, stdout: '' })
+      expect(ran.stderr).toContain('This node knows no such event.\n  Check the hash and the node')
+    }
+  })
+
+  test('receipt --wait asks again until the receipt is what is required, and writes nothing before', async () => {
+    const final = JSON.parse(readFileSync(files.receipt, 'utf8')) as Receipt
+    const answers: Parameters<typeof slowNode>[0] = {
+      [`/events/${eventHash}/status`]: { status: 200, body: { eventHash, status: 'accepted' } },
+      [`/receipts/${eventHash}?format=json`]: {
+        status: 404,
+        body: { type: '/problems/not-sealed' },
+      },
+    }
+    const slow = await slowNode(answers)
+    const out = file('waited.json')
+    const args = ['receipt', eventHash, '--url', slow.url, '-o', out]
+    try {
+      const early = await vm(...args, '--wait', '1')
+      expect(early).toMatchObject({ code: 3, stdout: '' })
+      expect(early.stderr).toContain('The event is accepted, not sealed yet after 1 s.')
+      const body: Receipt = { ...final, status: 'sealed' }
+      answers[`/receipts/${eventHash}?format=json`] = { status: 200, body }
+      const weak = await vm(...args, '--require', 'anchored')
+      expect(weak).toMatchObject({ code: 3, stdout: '' })
+      expect(weak.stderr).toContain('The event is sealed, not anchored yet.')
+      expect(existsSync(out)).toBe(false)
+      const waiting = vm(...args, '--require', 'anchored', '--wait', '20')
+      await sleep(1000)
+      answers[`/receipts/${eventHash}?format=json`] = { status: 200, body: final }
+      expect(await waiting).toMatchObject({ code: 0, stdout: `${out}\n` })
+      expect(JSON.parse(readFileSync(out, 'utf8'))).toEqual(final)
+    } finally {
+      slow.server.close()
+    }
   })
 })
 
@@ -191,9 +254,10 @@ describe('verify', () => {
     const { code, stdout } = await vm('verify', files.receipt, files.event, '--trust', files.trust)
     expect(code).toBe(0)
     const lines = stdout.trimEnd().split('\n')
-    expect(lines).toHaveLength(5)
+    expect(lines).toHaveLength(6)
     for (const line of lines.slice(0, 4)) expect(line).toMatch(/^✓ /)
-    expect(lines[4]).toMatch(/^VERIFIED The event is leaf 0 of .+ before .+ TSA root [0-9a-f]{64}/)
+    expect(lines[4]).toMatch(/^– height, status: +not checked: said by the node$/)
+    expect(lines[5]).toMatch(/^VERIFIED The event is leaf 0 of .+ before .+ TSA root [0-9a-f]{64}/)
   })
 
   test.each(['receipt', 'proof'] as const)(
@@ -204,9 +268,12 @@ describe('verify', () => {
       const bare = await json(...args)
       expect(bare).toMatchObject({ code: 0, value: { verdict: 'verified', anchored: ['TSA'] } })
       expect(bare.value.checks[0]).toMatchObject({ name: 'event', ok: null })
+      expect(bare.value.unproven).toEqual(['source', 'eventId', 'height', 'status'])
+      expect(bare.value.sentence).toContain('Who signed the event was not checked.')
       const whole = await json(...args, files.event)
       expect(whole).toMatchObject({ code: 0, value: { verdict: 'verified', eventHash } })
       expect(whole.value.checks[0]).toMatchObject({ name: 'event', ok: true })
+      expect(whole.value.unproven).toEqual(['height', 'status'])
     },
   )
 
@@ -286,7 +353,9 @@ describe('verify', () => {
     const empty = { ...env, VAULTMESH_HOME: file('empty') }
     const none = await vaultmesh(['verify', files.receipt], { env: empty })
     expect(none).toMatchObject({ code: 5, stderr: '' })
-    expect(none.stdout).toContain('UNTRUSTED You have named no key for the log')
+    expect(none.stdout).toMatch(
+      /UNTRUSTED You have named no key for the log .+: vaultmesh trust URL -o FILE, then verify with --trust FILE\.\n$/,
+    )
     const { publicKey } = await ed25519Key(crypto.getRandomValues(new Uint8Array(32)))
     const foreign = formatVkey(verifierKey(vkey.split('+')[0]!, publicKey, TYPE_ED25519))
     expect(await vm('verify', files.receipt, '--vkey', foreign)).toMatchObject({ code: 5 })
@@ -396,6 +465,9 @@ describe('an operator', () => {
       const { code, value } = await json('fsck')
       expect(code).toBe(1)
       expect(value.findings).toEqual([expect.stringContaining('Leaf 0')])
+      expect((await vm('fsck')).stdout).toMatch(
+        /\nStop the node, .+ restore .+ from a backup .+\n$/,
+      )
     } finally {
       await change('forged', eventId).run()
     }
@@ -483,6 +555,13 @@ describe('exit codes', () => {
 })
 
 describe('the wrapper', () => {
+  test('says its version, and ends quietly if nobody reads on', () => {
+    const script = resolve(ROOT, 'scripts/vaultmesh')
+    const shell = (text: string) => execFileSync('sh', ['-c', text], { encoding: 'utf8' })
+    expect(shell(`${script} --version`)).toMatch(/^vaultmesh \d+\.\d+\.\d+\n$/)
+    expect(shell(`{ ${script} batch --url ${node.url} 2>&3 | :; } 3>&1`)).toBe('')
+  })
+
   test('runs the pinned Node from any folder, through a link', async () => {
     const link = file('vm')
     execFileSync('ln', ['-s', resolve(ROOT, 'scripts/vaultmesh'), link])
@@ -506,7 +585,7 @@ describe('up --once', () => {
     const ports = ['--port', String(await freePort()), '--tsa-port', String(await freePort())]
     const ran = await run([resolve(ROOT, 'scripts/up.ts'), '--once', '--home', home, ...ports])
     expect(ran.stdout).toMatch(
-      /✓ event: .+\n✓ checkpoint: .+\n✓ inclusion: .+\n✓ anchor TSA .+\nVERIFIED /,
+      /✓ event: .+\n✓ checkpoint: .+\n✓ inclusion: .+\n✓ anchor TSA .+\n– height, status: .+\nVERIFIED /,
     )
     expect(ran).toMatchObject({ code: 0, stderr: '' })
     const [, command] = /scripts\/vaultmesh (verify .+)/.exec(ran.stdout)!

@@ -1,5 +1,13 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { chmodSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { generateX25519Identity } from 'age-encryption'
@@ -60,6 +68,17 @@ describe('the keystore', () => {
     const first = await nodeSecret(join(box.dir, 'node'))
     expect(Buffer.from(first, 'base64url')).toHaveLength(32)
     expect(await nodeSecret(join(box.dir, 'node'))).toBe(first)
+  })
+
+  test('makes no node secret, and no identity, beside the state of a log', async () => {
+    const home = join(box.dir, 'bereft')
+    mkdirSync(join(home, 'state'), { recursive: true })
+    writeFileSync(join(home, 'state', 'log.sqlite'), '')
+    await expect(nodeSecret(home)).rejects.toMatchObject({
+      code: 'bad-config',
+      message: expect.stringContaining('put back node.secret.age (from your backup)') as string,
+    })
+    expect(readdirSync(home)).toEqual(['state'])
   })
 
   test.each([

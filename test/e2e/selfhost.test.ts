@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
@@ -8,6 +8,7 @@ import { fromBase64Url, toHex } from '#core/bytes.ts'
 import type { Receipt } from '#core/receipt.ts'
 import { createSigner, post, sign, trustOf, verify, type Trust } from '../../functions/sdk.ts'
 import { ROOT } from '../../scripts/build.ts'
+import { startTsa } from '../../scripts/devnet/tsa.ts'
 import { homeAt } from '../../scripts/home.ts'
 import { nodeSecret, readClientKey } from '../../scripts/keystore.ts'
 import { makeKey } from '../../scripts/cli/keygen.ts'
@@ -22,10 +23,10 @@ beforeAll(async () => {
 })
 afterAll(() => box.remove())
 
-async function node(name: string, env: Record<string, string> = {}) {
+async function node(name: string, env: Record<string, string> = {}, more: string[] = []) {
   const port = await freePort()
   const home = homeAt(join(box.dir, name))
-  const args = [SELFHOST, '--home', home.path, '--port', String(port)]
+  const args = [SELFHOST, '--home', home.path, '--port', String(port), ...more]
   const running = await start(args, READY, { SEAL_BATCH_MAX_INTERVAL_MS: '200', ...env })
   return { ...running, home, args, url: `http://127.0.0.1:${port}` }
 }
@@ -98,6 +99,48 @@ describe('a self-hosted node', () => {
     }
   })
 
+  test('never forgets a timestamp root it pinned, and warns if its log is no longer timestamped', async () => {
+    const tsa = await startTsa({ dir: join(box.dir, 'tsa'), port: 0 })
+    await tsa.stop()
+    const first = await node('roots')
+    expect(first.output()).toContain('The log is named vm-node-01.example/log for ever')
+    await first.stop('SIGTERM')
+    const trust = JSON.parse(readFileSync(first.home.trust, 'utf8')) as Trust
+    const pinned = { ...trust, tsaRoots: [tsa.rootPem] }
+    await writeFile(first.home.trust, JSON.stringify(pinned))
+    const warning = 'This log was timestamped before and is not now: give --tsa and --tsa-roots'
+    for (const [env, warns] of [
+      [{}, true],
+      [{ RAILS: '' }, false],
+    ] as const) {
+      const again = await start(first.args, READY, env)
+      await again.stop('SIGTERM')
+      expect(again.output().includes(warning)).toBe(warns)
+      expect(again.output()).not.toContain('for ever')
+      expect(JSON.parse(readFileSync(first.home.trust, 'utf8'))).toEqual(pinned)
+    }
+    await writeFile(first.home.trust, '{"tsaRoots":["cut o')
+    const cut = await run(first.args)
+    expect(cut).toMatchObject({ code: 1, stdout: '' })
+    expect(cut.stderr).toContain(`Cannot read the pins in ${first.home.trust}.`)
+  })
+
+  test('makes no new secret beside a log, and says which file to put back', async () => {
+    const first = await node('lost')
+    await first.stop('SIGTERM')
+    const secret = join(first.home.path, 'node.secret.age')
+    const kept = readFileSync(secret)
+    rmSync(secret)
+    const before = readdirSync(first.home.path)
+    const ran = await run(first.args)
+    expect(ran).toMatchObject({ code: 1, stdout: '' })
+    expect(ran.stderr).toContain('put back node.secret.age (from your backup)')
+    expect(readdirSync(first.home.path)).toEqual(before)
+    await writeFile(secret, kept, { mode: 0o600 })
+    const again = await start(first.args, READY)
+    expect(await again.stop('SIGTERM')).toBe(0)
+  })
+
   test('recovers a lock that a crash cut off', async () => {
     const first = await node('cut')
     await first.stop('SIGTERM')
@@ -112,9 +155,11 @@ describe('a self-hosted node', () => {
     const shards = await run(first.args, { env: { INTAKE_SHARDS: '3' } })
     expect(shards.code).toBe(1)
     expect(shards.stderr).toContain('vaultmesh: INTAKE_SHARDS: ')
+    expect(shards.stderr).toContain('Set it back (INTAKE_SHARDS=1), or start a new home')
     const origin = await run(first.args, { env: { ORIGIN: 'other.example/log' } })
     expect(origin.code).toBe(1)
     expect(origin.stderr).toContain('vaultmesh: ORIGIN: ')
+    expect(origin.stderr).toContain('Set it back (ORIGIN=vm-node-01.example/log), or start a new')
     // A refusal leaves nothing behind that would stop the right settings.
     const again = await start(first.args, READY)
     expect(await again.stop('SIGTERM')).toBe(0)
@@ -130,9 +175,28 @@ describe('a self-hosted node', () => {
       expect(ran.stderr).toBe(
         `vaultmesh: Port ${port} on 127.0.0.1 is in use; name another with --port.\n`,
       )
+      const ports = ['--port', String(await freePort()), '--tsa-port', String(port)]
+      const up = await run([
+        resolve(ROOT, 'scripts/up.ts'),
+        '--home',
+        join(box.dir, 'p2'),
+        ...ports,
+      ])
+      expect(up.code).toBe(1)
+      expect(up.stderr).toBe(
+        `vaultmesh: Port ${port} on 127.0.0.1 is in use; name another with --tsa-port.\n`,
+      )
     } finally {
       server.close()
     }
+  })
+
+  test('says that it is open to the network where it is', async () => {
+    const running = await node('open', {}, ['--host', '0.0.0.0'])
+    await running.stop('SIGTERM')
+    expect(running.output()).toContain(
+      'vaultmesh: Open to the network: whoever reaches 0.0.0.0 port',
+    )
   })
 
   test.each([
