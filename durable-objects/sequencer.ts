@@ -389,7 +389,7 @@ export class Sequencer extends DurableObject<Env> {
       } else {
         if (nowAt - this.#askedAt >= ASK_EVERY_MS) {
           this.#askedAt = nowAt
-          await this.env.SEAL_QUEUE.send({ reason: 'due' })
+          await this.env.SEAL_QUEUE.send({ reason: 'due', height: state.head.height + 1 })
         }
         alarmAt = Math.min(alarmAt ?? Infinity, nowAt + RETRY_AFTER_MS)
       }

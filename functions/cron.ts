@@ -3,6 +3,9 @@
  * doubled tick changes nothing but the moment. Features add rows.
  */
 
+import { nodeOf } from '#store/node.ts'
+import { sweepAnchors } from '../queues/anchor.ts'
+
 /** A job and the expression under which the platform fires it. */
 export interface Job {
   readonly cron: string
@@ -10,13 +13,38 @@ export interface Job {
   run(env: Env, nowAt: number): Promise<void>
 }
 
+/** The jobs of a node. */
+const jobs: readonly Job[] = [
+  {
+    cron: '* * * * *',
+    name: 'wake pools',
+    async run(env) {
+      const { config } = await nodeOf(env)
+      // One shard that fails must not keep the others asleep.
+      const swept = await Promise.allSettled(
+        Array.from({ length: config.intakeShards }, (_, shard) =>
+          env.POOL.getByName(String(shard)).sweep(),
+        ),
+      )
+      for (const result of swept) if (result.status === 'rejected') throw result.reason
+    },
+  },
+  {
+    cron: '* * * * *',
+    name: 'wake the sequencer',
+    run: (env) => env.SEQUENCER.getByName('log').sweep(),
+  },
+  {
+    cron: '* * * * *',
+    name: 'sweep anchors',
+    async run(env, nowAt) {
+      await sweepAnchors(env, nowAt)
+    },
+  },
+]
+
 /** Runs every job of an expression; one that fails does not keep the others from running. */
-export async function runCron(
-  jobs: readonly Job[],
-  cron: string,
-  env: Env,
-  nowAt: number,
-): Promise<void> {
+export async function runCron(cron: string, env: Env, nowAt: number): Promise<void> {
   const failures: string[] = []
   for (const job of jobs.filter((j) => j.cron === cron)) {
     try {

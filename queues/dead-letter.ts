@@ -11,7 +11,8 @@ export async function onDeadLetters(batch: MessageBatch, env: Env): Promise<void
   await keepDeadLetters(
     env.DB,
     batch.messages.map((m) => ({
-      id: m.id,
+      // One row for each piece of work, however often it comes back.
+      id: `${batch.queue} ${JSON.stringify(m.body)}`,
       queue: batch.queue,
       body: JSON.stringify(m.body),
       receivedAt: nowAt,

@@ -65,7 +65,7 @@ export interface DeadLetter {
   readonly receivedAt: number
 }
 
-/** Keeps dead letters; a repeat changes nothing. */
+/** Keeps dead letters; one that comes back is open again. */
 export async function keepDeadLetters(
   db: D1Database,
   letters: readonly DeadLetter[],
@@ -74,7 +74,7 @@ export async function keepDeadLetters(
     letters.map((l) =>
       db
         .prepare(
-          'INSERT INTO dead_letters (id, queue, body, received_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
+          'INSERT INTO dead_letters (id, queue, body, received_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET received_at = excluded.received_at, replayed_at = NULL',
         )
         .bind(l.id, l.queue, l.body, l.receivedAt),
     ),

@@ -28,4 +28,6 @@ export interface SealReport {
 /** The reference that travels on `seal`. */
 export interface SealMessage {
   readonly reason: 'due' | 'replay'
+  /** The batch that is due: it names the work, the Sequencer looks for itself. */
+  readonly height?: number
 }

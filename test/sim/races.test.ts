@@ -182,3 +182,33 @@ test('a shard that is always busy starves no other', async () => {
   sealedOne = (await shards())[1]! - sealedOne
   expect(sealedOne).toBeGreaterThan(0)
 })
+
+test('a seal that fails five times is a dead letter and an alert; it heals by itself and closes both', async () => {
+  platform = node()
+  await post('a')
+  platform.plan = (name) => (name.startsWith('r2.put batches') ? 'fail' : null)
+  for (let i = 1; i <= 3; i++) {
+    vi.setSystemTime(START + i * 11_000)
+    await platform.tick(Date.now())
+    await platform.deliver(() => 0.5, 60)
+  }
+  expect(platform.deadLettered).toBeGreaterThan(0)
+  const alerts = async () =>
+    ((await (await platform.fetch('/alerts')).json()) as { alerts: { kind: string }[] }).alerts
+  const letters = async () =>
+    (
+      await platform.env.DB.prepare('SELECT queue, replayed_at AS done FROM dead_letters').all<{
+        done: number | null
+      }>()
+    ).results
+  expect((await alerts()).map((alert) => alert.kind)).toEqual(['dead_letter'])
+  expect((await letters()).map(({ done }) => done)).toEqual([null])
+  expect((await log().head()).size).toBe(0)
+  platform.plan = null
+  vi.setSystemTime(START + 60_000)
+  await platform.tick(Date.now())
+  await platform.deliver(() => 0.5)
+  expect((await log().head()).size).toBe(1)
+  expect(await alerts()).toEqual([])
+  expect((await letters()).every(({ done }) => done !== null)).toBe(true)
+})
