@@ -9,7 +9,7 @@ import { nodeOf } from '#store/node.ts'
 import { getDeadLetters, getFsck, postReplay, postSeal, postStart } from './admin.ts'
 import { getBatch, getBatchEvents, listRoute } from './batches.ts'
 import { openToAll, preflight } from './cors.ts'
-import { getDocs, getOpenApi, getProblemPage } from './docs.ts'
+import { getDocs, getOpenApi, getProblemPage, getRoot } from './docs.ts'
 import { getEvent, getEventStatus, searchRoute } from './events.ts'
 import { postEvents } from './intake.ts'
 import { getCheckpoint, getConsistencyProof, getInclusionProof, getTile } from './log.ts'
@@ -36,6 +36,7 @@ export const routes: readonly Route[] = [
   getHealth,
   getWellKnown,
   getAlerts,
+  getRoot,
   getOpenApi,
   getDocs,
   getProblemPage,

@@ -37,6 +37,21 @@ export const getDocs = route({
   },
 })
 
+/** GET /: a browser starts here. */
+export const getRoot = route({
+  method: 'GET',
+  path: '/',
+  tag: 'docs',
+  summary: 'To the docs page',
+  answers: { 302: { description: 'to /docs' } },
+  async handle() {
+    return new Response('See /docs.\n', {
+      status: 302,
+      headers: { location: '/docs', 'content-type': 'text/plain; charset=utf-8' },
+    })
+  },
+})
+
 /** GET /problems/{code}: what a problem type means and what to do. */
 export const getProblemPage = route({
   method: 'GET',

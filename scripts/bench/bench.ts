@@ -7,7 +7,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -325,7 +325,7 @@ async function growth(): Promise<void> {
     }
     const recent = rates.slice(-5)
     first ||= median(recent)
-    const memory = await rss()
+    const memory = rss()
     say(
       `at ${mark}`,
       `${Math.round(median(recent))} events/s in`,
@@ -353,17 +353,21 @@ async function sealDone(
   return { size: health.log.treeSize, sealMs: report.sealMs, indexMs: report.indexMs }
 }
 
-/** Resident memory of the workerd processes this bench started, in MB. */
-async function rss(): Promise<number> {
-  const { execFileSync } = await import('node:child_process')
-  const lines = execFileSync('ps', ['-o', 'pid=,ppid=,rss=,comm=', '-e'])
-    .toString()
-    .trim()
-    .split('\n')
-  const mine = lines
-    .map((l) => l.trim().split(/\s+/))
-    .filter(([, ppid, , comm]) => ppid === String(process.pid) && comm === 'workerd')
-  return Math.round(mine.reduce((n, [, , kb]) => n + Number(kb), 0) / 1024)
+/** Resident memory of the workerd processes this bench started, in MB (proc(5): stat, statm). */
+function rss(): number {
+  let pages = 0
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const [, comm, rest] = /^\d+ \((.*)\) \S (.*)$/s.exec(
+        readFileSync(`/proc/${pid}/stat`, 'utf8'),
+      )!
+      if (comm !== 'workerd' || rest!.split(' ')[0] !== String(process.pid)) continue
+      pages += Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1])
+    } catch {
+      // The process ended while we looked.
+    }
+  }
+  return Math.round((pages * 4096) / 1_048_576)
 }
 
 /** Reads of immutable objects against an empty Worker. */

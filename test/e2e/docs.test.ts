@@ -3,7 +3,8 @@
  * somewhere, and the page asks nobody else for anything.
  */
 
-import { execFile } from 'node:child_process'
+import { execFile, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, symlinkSync } from 'node:fs'
 import { generateKeyPairSync, randomBytes, sign } from 'node:crypto'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -78,7 +79,11 @@ test.each(examples)('the curl example of %s works on a fresh node', async (_, so
   const script = source
     .replaceAll('127.0.0.1:7077', `127.0.0.1:${PORT}`)
     .replaceAll('curl -s', 'curl -sS --fail')
-  const { stdout } = await run('/bin/bash', ['-euo', 'pipefail', '-c', script], { cwd: folder })
+  const env = { ...process.env, PATH: `${withCurl()}:${process.env['PATH'] ?? ''}` }
+  const { stdout } = await run('/bin/bash', ['-euo', 'pipefail', '-c', script], {
+    cwd: folder,
+    env,
+  })
   expect(stdout.length).toBeGreaterThan(0)
 })
 
@@ -122,6 +127,17 @@ test('the openssl commands of docs/formats.md verify the timestamp of a receipt'
   })
   expect(stdout + stderr).toContain('Verification: OK')
 }, 30_000)
+
+/** A folder for the PATH that has a curl: empty where the machine has one, else with a stand-in. */
+function withCurl(): string {
+  const bin = join(folder, 'bin')
+  mkdirSync(bin, { recursive: true })
+  if (spawnSync('curl', ['--version']).error !== undefined && !existsSync(join(bin, 'curl'))) {
+    console.warn('curl is not installed: its stand-in runs the examples (test/support/curl.mjs)')
+    symlinkSync(resolve(import.meta.dirname, '../support/curl.mjs'), join(bin, 'curl'))
+  }
+  return bin
+}
 
 async function receipt(): Promise<{ readonly status: string }> {
   return (await fetch(`${host.url}/receipts/${eventHash}`)).json() as Promise<{ status: string }>

@@ -43,7 +43,7 @@ describe('the keystore', () => {
   })
 
   test.skipIf(!hasAge)(
-    'writes files that the stock age tool opens, and opens those it writes',
+    'writes files that the stock age tool opens, and opens those it writes (skipped where age is not installed)',
     async () => {
       await writeSecret(join(box.dir, 'stock.age'), 'ours')
       const open = ['-d', '-i', identityPath(), join(box.dir, 'stock.age')]
