@@ -57,7 +57,9 @@ export function retryDelay(
   random: number,
 ): { readonly step: number; readonly delay: number } {
   const step = Math.min(MAX_DELAY_S, 30 * 2 ** (failures - 1))
-  return { step, delay: Math.floor(step / 2 + (random * step) / 2) }
+  // For a random just below 1 the sum rounds up to the whole step.
+  const delay = Math.min(step - 1, Math.floor(step / 2 + (random * step) / 2))
+  return { step, delay }
 }
 
 /** True when the attempt that just failed was made after a full 1,800 s step: then, once, an alert. */
