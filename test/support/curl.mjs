@@ -22,7 +22,12 @@ for (let i = 0; i < args.length; i++) {
   } else if (arg.startsWith('-')) throw new Error(`curl stand-in: unknown option ${arg}`)
   else url = arg
 }
-const response = await fetch(url, { method: method ?? (body === undefined ? 'GET' : 'POST'), headers, body, redirect: 'manual' })
+const response = await fetch(url, {
+  method: method ?? (body === undefined ? 'GET' : 'POST'),
+  headers,
+  body,
+  redirect: 'manual',
+})
 const bytes = Buffer.from(await response.arrayBuffer())
 if (response.status >= 400) process.exit(22)
 if (out === undefined) process.stdout.write(bytes)
