@@ -13,7 +13,12 @@ export default defineConfig({
     },
     projects: [
       {
-        test: { name: 'core', include: ['test/core/**/*.test.ts'], environment: 'node' },
+        test: {
+          name: 'core',
+          include: ['test/core/**/*.test.ts'],
+          environment: 'node',
+          setupFiles: ['test/support/seed.ts'],
+        },
       },
       {
         // The real Worker and Durable Objects on a simulated platform whose every step can fail.
@@ -54,6 +59,7 @@ export default defineConfig({
         // Whole nodes in their own processes: one file at a time, on two cores they would time out.
         test: {
           name: 'e2e',
+          setupFiles: ['test/support/seed.ts'],
           include: ['test/e2e/**/*.test.ts'],
           environment: 'node',
           testTimeout: 60_000,
