@@ -19,7 +19,7 @@
  */
 
 import { DurableObject } from 'cloudflare:workers'
-import { equal, toHex } from '#core/bytes.ts'
+import { equal, join, toHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { HASH_KEYS, hashKey } from '#core/hash-key.ts'
 import {
@@ -565,16 +565,4 @@ function pick(
     at += length
   }
   return [lengths, data, digests]
-}
-
-function join(parts: readonly Uint8Array[]): Uint8Array {
-  let size = 0
-  for (const part of parts) size += part.length
-  const out = new Uint8Array(size)
-  let at = 0
-  for (const part of parts) {
-    out.set(part, at)
-    at += part.length
-  }
-  return out
 }

@@ -196,14 +196,19 @@ export function fromBase64(text: string): Uint8Array {
 }
 
 /** One array holding all `parts` in order. */
-export function concat(...parts: readonly Uint8Array[]): Uint8Array {
+export function concat(...parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  return join(parts)
+}
+
+/** As `concat`, for lists that may be longer than a call has room for arguments. */
+export function join(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   let size = 0
-  for (const p of parts) size += p.length
+  for (const part of parts) size += part.length
   const out = new Uint8Array(size)
   let at = 0
-  for (const p of parts) {
-    out.set(p, at)
-    at += p.length
+  for (const part of parts) {
+    out.set(part, at)
+    at += part.length
   }
   return out
 }
