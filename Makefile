@@ -1,10 +1,10 @@
 # Thin: each target is one command that also runs without make. Tools are checked first, in words.
-.PHONY: up demo test bench check fmt seal fsck clean install tools
+.PHONY: up demo test bench check fmt seal fsck secrets clean install tools
 STAMP := node_modules/.package-lock.json
 NODE := node_modules/.bin/node
 NEEDED := node npm openssl python3 git
 # Without openssl the node runs too, its timestamp rail off.
-up seal fsck: NEEDED := node npm
+up seal fsck secrets: NEEDED := node npm
 
 up: tools $(STAMP) ; @exec $(NODE) scripts/up.ts $(ARGS)
 demo: tools $(STAMP) ; @exec $(NODE) scripts/demo.ts $(ARGS)
@@ -14,6 +14,7 @@ check: $(STAMP) ; @npm run -s check
 fmt: $(STAMP) ; @npm run -s format
 seal: $(STAMP) ; @scripts/vaultmesh seal
 fsck: $(STAMP) ; @scripts/vaultmesh fsck
+secrets: $(STAMP) ; @scripts/vaultmesh secrets init $(ARGS)
 # Not .vaultmesh: that is a log with its keys.
 clean: ; rm -rf dist coverage .wrangler
 

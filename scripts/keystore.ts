@@ -113,7 +113,11 @@ export async function readClientKey(path: string): Promise<ClientKey> {
 }
 
 /** The identities of this machine: lines `AGE-SECRET-KEY-…` of its file, others are comments. */
-async function identities({ create }: { readonly create: boolean }): Promise<readonly string[]> {
+export async function identities({
+  create,
+}: {
+  readonly create: boolean
+}): Promise<readonly string[]> {
   const path = identityPath()
   if (!(await exists(path))) {
     if (!create) {
@@ -150,7 +154,7 @@ async function createIdentity(path: string): Promise<void> {
 }
 
 /** Whole or not at all, and never over another file: `link` fails where `rename` would replace. */
-async function writeNew(path: string, content: Uint8Array | string): Promise<void> {
+export async function writeNew(path: string, content: Uint8Array | string): Promise<void> {
   const part = `${path}.${randomBytes(6).toString('hex')}.part`
   try {
     const file = await open(part, 'wx', 0o600)

@@ -2,16 +2,16 @@
  * A self-hosted node: one process, one home folder, the Worker in Miniflare on persisted state.
  *
  *   node scripts/selfhost.ts [--home .vaultmesh] [--port 7077] [--host 127.0.0.1]
- *                            [--tsa URL --tsa-roots FILE]
+ *                            [--tsa URL --tsa-roots FILE] [--secrets DIR]
  *
  * Settings are those of wrangler.toml, each overridden by an environment variable of its name; two differ by
- * default (SELF_HOST_DEFAULTS: one shard, no address header). Secrets come
- * decrypted from the keystore straight into bindings, over a pipe to the runtime: they are on no disk, in
- * no environment and on no command line. What stops a start is said in one line, exit code 1.
+ * default (SELF_HOST_DEFAULTS: one shard, no address header). Secrets come decrypted from the keystore and
+ * from the SOPS files of a folder straight into bindings, over a pipe to the runtime: they are on no disk,
+ * in no environment and on no command line. What stops a start is said in one line, exit code 1.
  */
 
 import { randomBytes } from 'node:crypto'
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -25,6 +25,7 @@ import { fail } from './fail.ts'
 import { homeAt, keepTrust, lockHome, pinnedRoots, type Home } from './home.ts'
 import { startHost, type Host, type HostOptions } from './host.ts'
 import { NODE_SECRET_FILE, nodeSecret } from './keystore.ts'
+import { loadSecrets, SECRETS_DIR } from './sops.ts'
 
 /** The port of a node. */
 export const DEFAULT_PORT = 7077
@@ -42,7 +43,9 @@ export interface NodeOptions extends Pick<HostOptions, 'cron' | 'consumers' | 'v
   readonly port: number
   /** As a function: an authority to start once the home is ours; the caller stops it. */
   readonly tsa?: TsaPins | (() => Promise<TsaPins>)
-  /** Variables over those of wrangler.toml and the environment. */
+  /** A folder of SOPS files whose variables (keys for anchoring) become bindings; none without it. */
+  readonly secrets?: string
+  /** Variables over those of wrangler.toml, the environment and the secrets. */
   readonly vars?: Readonly<Record<string, string>>
 }
 
@@ -70,10 +73,11 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const isFirstStart = readdirSync(home.state).length === 0
     const rootsBefore = pinnedRoots(home)
     const secret = await nodeSecret(home.path)
+    const anchorKeys = options.secrets === undefined ? {} : await loadSecrets(options.secrets)
     const address = options.host ?? '127.0.0.1'
     await checkPort(address, options.port, '--port')
     const tsa = typeof options.tsa === 'function' ? await options.tsa() : options.tsa
-    const vars = { ...settings(process.env), ...tsaSettings(tsa), ...options.vars }
+    const vars = { ...settings(process.env), ...tsaSettings(tsa), ...anchorKeys, ...options.vars }
     const token = toBase64Url(randomBytes(32))
     const host = await startHost({
       ...options,
@@ -222,8 +226,17 @@ export const selfhostOptions = {
   host: { type: 'string', default: '127.0.0.1' },
   tsa: { type: 'string', multiple: true },
   'tsa-roots': { type: 'string' },
+  secrets: { type: 'string' },
   verbose: { type: 'boolean', default: false },
 } as const
+
+/** The folder of secrets to start with: a named one must exist, so that a slip is noticed. */
+function secretsDir(named: string | undefined): string {
+  if (named !== undefined && !existsSync(named)) {
+    throw new VaultMeshError('bad-config', `There is no folder ${named} (--secrets).`)
+  }
+  return named ?? SECRETS_DIR
+}
 
 /** Runs a node until it is told to stop. */
 export async function selfhost(args: readonly string[]): Promise<number> {
@@ -236,6 +249,7 @@ export async function selfhost(args: readonly string[]): Promise<number> {
     host: values.host,
     port: portOf(values.port),
     verbose: values.verbose,
+    secrets: secretsDir(values.secrets),
     ...(values.home === undefined ? {} : { home: values.home }),
     ...(tsa === undefined ? {} : { tsa: { urls: tsa.join(','), rootsPem: pemOf(roots!) } }),
   })

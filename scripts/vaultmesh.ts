@@ -14,6 +14,7 @@ import { keygen } from './cli/keygen.ts'
 import { post } from './cli/post.ts'
 import { receipt } from './cli/receipt.ts'
 import { seal } from './cli/seal.ts'
+import { secrets } from './cli/secrets.ts'
 import { status } from './cli/status.ts'
 import { trust } from './cli/trust.ts'
 import { verify } from './cli/verify.ts'
@@ -31,13 +32,15 @@ const commands: readonly Command[] = [
   seal,
   fsck,
   dlq,
+  secrets,
 ]
 
 /** Commands that run until they are stopped; their modules pull in the whole runtime, so load them late. */
 const runners: Readonly<Record<string, Runner>> = {
   selfhost: {
     summary: 'Run a node here',
-    usage: `[--home DIR] [--port 7077] [--host 127.0.0.1] [--tsa URL… --tsa-roots FILE] [--verbose]
+    usage: `[--home DIR] [--port 7077] [--host 127.0.0.1] [--tsa URL… --tsa-roots FILE]
+                          [--secrets DIR] [--verbose]
 
 Run a node here, until Ctrl-C.
 
@@ -46,6 +49,8 @@ Run a node here, until Ctrl-C.
   --host ADDRESS    where it listens (default 127.0.0.1: this machine only)
   --tsa URL         a timestamp authority (RFC 3161); repeatable; turns the rail TSA on
   --tsa-roots FILE  PEM certificates that its chains must end in
+  --secrets DIR     keys for anchoring: *.env files encrypted with sops (default secrets, where there is
+                    one; see vaultmesh secrets --help)
   --verbose         print what the node logs
 
 Settings are those of wrangler.toml; an environment variable of the same name overrides one. Two differ

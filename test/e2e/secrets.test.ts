@@ -1,0 +1,387 @@
+/**
+ * Keys for anchoring, end to end: made by `vaultmesh secrets`, taken by a node, and found nowhere in clear.
+ */
+
+import { spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { join, resolve } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { WIF } from '@scure/btc-signer'
+import { fromHex } from '#core/bytes.ts'
+import { createSigner, post, sign } from '../../functions/sdk.ts'
+import { bitcoinAddresses, bitcoinNetworks, evmAddress } from '../../scripts/anchor-keys.ts'
+import { ROOT } from '../../scripts/build.ts'
+import { startNode } from '../../scripts/selfhost.ts'
+import { encryptEnv, findSops } from '../../scripts/sops-binary.ts'
+import { loadSecrets } from '../../scripts/sops.ts'
+import vector from '../vectors/sops.json' with { type: 'json' }
+import { freePort, run, sandbox, start, vaultmesh } from './support.ts'
+
+const SOPS = await findSops()
+const WHY = '(skipped where sops is not installed)'
+const SELFHOST = resolve(ROOT, 'scripts/selfhost.ts')
+const EXAMPLE = resolve(ROOT, 'secrets/example')
+
+let box: Awaited<ReturnType<typeof sandbox>>
+beforeAll(async () => {
+  box = await sandbox()
+})
+afterAll(() => box.remove())
+
+/** A folder that `vaultmesh secrets init` filled. */
+async function made(name: string): Promise<string> {
+  const dir = join(box.dir, name)
+  const ran = await vaultmesh(['secrets', 'init', '--dir', dir])
+  expect(ran).toMatchObject({ code: 0, stderr: '' })
+  return dir
+}
+
+/** The files below a folder, sockets and the like left out. */
+function filesIn(dir: string): string[] {
+  return readdirSync(dir, { recursive: true, encoding: 'utf8' })
+    .map((name) => join(dir, name))
+    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true)
+}
+
+/** Every spelling of a secret that one would look for: text, bytes, hex in both cases, base64 at each alignment. */
+function spellings(secret: string): readonly Buffer[] {
+  const hex = /^(?:0x)?([0-9a-f]{64})$/.exec(secret)?.[1]
+  const forms = [Buffer.from(secret)]
+  if (hex !== undefined) {
+    forms.push(Buffer.from(hex), Buffer.from(hex.toUpperCase()), Buffer.from(hex, 'hex'))
+  }
+  const coded = forms.flatMap((form) =>
+    [0, 1, 2].flatMap((shift) => {
+      const whole = Buffer.concat([Buffer.alloc(shift), form])
+      // Only the letters that do not depend on what stands before and after.
+      const [from, to] = [Math.ceil((shift * 4) / 3), Math.floor((whole.length * 4) / 3)]
+      return (['base64', 'base64url'] as const).map((alphabet) =>
+        Buffer.from(whole.toString(alphabet).slice(from, to)),
+      )
+    }),
+  )
+  return [...forms, ...coded]
+}
+
+function holds(content: Buffer, secrets: readonly string[]): boolean {
+  return secrets.some((secret) => spellings(secret).some((spelling) => content.includes(spelling)))
+}
+
+/** A process and all below it. */
+function family(pid: number): readonly number[] {
+  const children = readdirSync(`/proc/${pid}/task`).flatMap((task) =>
+    readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8')
+      .split(' ')
+      .filter(Boolean)
+      .map(Number),
+  )
+  return [pid, ...children.flatMap(family)]
+}
+
+describe('vaultmesh secrets init', () => {
+  test.skipIf(SOPS === null)(
+    `makes two keys that only this machine opens, with rules beside them, closed to others ${WHY}`,
+    async () => {
+      const dir = join(box.dir, 'fresh')
+      const ran = await vaultmesh(['secrets', 'init', '--dir', dir, '--json'])
+      expect(ran).toMatchObject({ code: 0, stderr: '' })
+      const paths = ['.sops.yaml', 'btc.env', 'evm.env'].map((name) => join(dir, name))
+      expect(JSON.parse(ran.stdout)).toMatchObject({ made: paths, kept: [] })
+      expect(filesIn(dir).sort()).toEqual(paths)
+      for (const path of paths) expect(statSync(path).mode & 0o777).toBe(0o600)
+      const keys = await loadSecrets(dir)
+      expect(Object.keys(keys)).toEqual(['BTC_PRIVATE_KEY', 'EVM_PRIVATE_KEY'])
+      expect(keys['EVM_PRIVATE_KEY']).not.toBe(`0x${keys['BTC_PRIVATE_KEY']}`)
+      const said = Buffer.concat(
+        [ran.stdout, ran.stderr, ...paths.map((p) => readFileSync(p))].map((p) => Buffer.from(p)),
+      )
+      expect(holds(said, Object.values(keys))).toBe(false)
+    },
+  )
+
+  test.skipIf(SOPS === null)(`overwrites nothing, and makes what is missing ${WHY}`, async () => {
+    const dir = await made('twice')
+    writeFileSync(join(dir, 'evm.env'), 'whatever stands here')
+    const before = filesIn(dir).map((path) => readFileSync(path, 'utf8'))
+    const again = await vaultmesh(['secrets', 'init', '--dir', dir, '--json'])
+    expect(JSON.parse(again.stdout)).toMatchObject({ made: [] })
+    expect(filesIn(dir).map((path) => readFileSync(path, 'utf8'))).toEqual(before)
+  })
+
+  test.skipIf(SOPS === null)(
+    `keeps the rules it finds, and makes no key that this machine could not read ${WHY}`,
+    async () => {
+      const dir = join(box.dir, 'theirs')
+      mkdirSync(dir)
+      const rules = (age: string) =>
+        writeFileSync(
+          join(dir, '.sops.yaml'),
+          `creation_rules: [{path_regex: env$, age: "${age}"}]\n`,
+        )
+      rules(vector.recipient)
+      const refused = await vaultmesh(['secrets', 'init', '--dir', dir])
+      expect(refused).toMatchObject({ code: 1, stdout: '' })
+      expect(refused.stderr).toContain('does not open with')
+      rules('')
+      const none = await vaultmesh(['secrets', 'init', '--dir', dir])
+      expect(none.stderr).toMatch(
+        /^vaultmesh: .* does not encrypt btc\.env by .*\.sops\.yaml .*\n$/,
+      )
+      expect(filesIn(dir)).toEqual([join(dir, '.sops.yaml')])
+    },
+  )
+
+  test('says in one line that what calls itself sops failed or did nothing', async () => {
+    const bin = join(box.dir, 'bin')
+    mkdirSync(bin)
+    const dir = join(box.dir, 'bad-sops')
+    for (const [script, words] of [
+      ['cat >&2; exit 7', '(it ended with 7)'],
+      ['cat', 'is not encrypted'],
+    ] as const) {
+      writeFileSync(join(bin, 'sops'), `#!/bin/sh\nPATH=/usr/bin:/bin\n${script}\n`)
+      chmodSync(join(bin, 'sops'), 0o755)
+      const ran = await vaultmesh(['secrets', 'init', '--dir', dir], { env: { PATH: bin } })
+      expect(ran).toMatchObject({ code: 1, stdout: '' })
+      expect(ran.stderr).toMatch(/^vaultmesh: [^\n]*\n$/)
+      expect(ran.stderr).toContain(words)
+      expect(filesIn(dir)).toEqual([join(dir, '.sops.yaml')])
+    }
+  })
+
+  test('runs the sops on PATH, else the packaged one if its bytes are those of the release', async () => {
+    const onPath = join(box.dir, 'on-path')
+    mkdirSync(onPath)
+    const packaged = join(box.dir, 'packaged')
+    for (const path of [join(onPath, 'sops'), packaged]) {
+      writeFileSync(path, '#!/bin/sh\n', { mode: 0o755 })
+    }
+    expect(await findSops(`/nowhere:${onPath}`, packaged)).toBe(join(onPath, 'sops'))
+    await expect(findSops('/nowhere', packaged)).rejects.toThrow('its SHA-256 differs')
+    expect(await findSops('/nowhere', null)).toBe(null)
+    chmodSync(join(onPath, 'sops'), 0o644)
+    expect(await findSops(onPath, join(box.dir, 'none'))).toBe(null)
+  })
+
+  test.skipIf(SOPS === null)(
+    `leaves a checkout clean; encrypted keys go in by choice ${WHY}`,
+    async () => {
+      const repo = join(box.dir, 'checkout')
+      mkdirSync(repo)
+      for (const name of ['.gitignore', '.sops.yaml', 'secrets/README.md', 'secrets/example']) {
+        cpSync(join(ROOT, name), join(repo, name), { recursive: true })
+      }
+      const git = (...args: string[]) => {
+        const as = ['-c', 'user.name=test', '-c', 'user.email=test@example.invalid']
+        return spawnSync('git', [...as, ...args], { cwd: repo, encoding: 'utf8' }).stdout.trim()
+      }
+      git('init', '-q')
+      git('add', '.')
+      git('commit', '-qm', 'all')
+      expect(git('ls-files').split('\n')).toEqual([
+        '.gitignore',
+        '.sops.yaml',
+        'secrets/README.md',
+        'secrets/example/btc.env',
+        'secrets/example/evm.env',
+      ])
+      const ran = await vaultmesh(['secrets', 'init'], { cwd: repo })
+      expect(ran.code).toBe(0)
+      expect(existsSync(join(repo, 'secrets/btc.env'))).toBe(true)
+      expect(git('status', '--porcelain')).toBe('')
+      git('add', '-f', 'secrets/btc.env')
+      expect(git('status', '--porcelain')).toBe('A  secrets/btc.env')
+    },
+  )
+})
+
+describe('vaultmesh secrets addresses', () => {
+  const one = '1'.padStart(64, '0')
+
+  test('are those that BIP 173, BIP 86 and EIP-55 give to well-known keys', () => {
+    // Key 1: BIP 173's own example, and the same key tweaked without a script tree; key 2 in EIP-55.
+    expect(bitcoinAddresses(one, 'mainnet')).toEqual({
+      network: 'mainnet',
+      p2wpkh: 'bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4',
+      p2tr: 'bc1pmfr3p9j00pfxjh0zmgp99y8zftmd3s5pmedqhyptwy6lm87hf5sspknck9',
+    })
+    expect(bitcoinAddresses(one, 'signet').p2wpkh).toBe(
+      'tb1qw508d6qejxtdg4y5r3zarvary0c5xw7kxpjzsx',
+    )
+    expect(bitcoinAddresses(one, 'regtest').p2wpkh).toMatch(/^bcrt1q/)
+    expect(evmAddress(vector.files['evm.env'].EVM_PRIVATE_KEY)).toBe(
+      '0x2B5AD5c4795c026514f8317c7a215E218DcCD6cF',
+    )
+  })
+
+  test('are the same for a key as hex and as WIF, which counts on its own network only', () => {
+    for (const network of ['mainnet', 'testnet', 'regtest'] as const) {
+      const wif = WIF(bitcoinNetworks[network]).encode(fromHex(one))
+      expect(bitcoinAddresses(wif, network)).toEqual(bitcoinAddresses(one, network))
+      const other = network === 'mainnet' ? 'regtest' : 'mainnet'
+      expect(() => bitcoinAddresses(wif, other)).toThrow(`nor a WIF of Bitcoin ${other}`)
+      expect(() => bitcoinAddresses(`${wif.slice(0, -1)}1`, network)).toThrow('neither')
+    }
+    for (const none of ['0'.repeat(64), 'f'.repeat(64)]) {
+      expect(() => bitcoinAddresses(none, 'mainnet')).toThrow('no key of secp256k1')
+      expect(() => evmAddress(`0x${none}`)).toThrow('no key of secp256k1')
+    }
+  })
+
+  test('are printed for people and programs, the keys are not', async () => {
+    const identity = join(box.dir, 'public.txt')
+    writeFileSync(identity, `${vector.identity}\n`, { mode: 0o600 })
+    const env = { VAULTMESH_AGE_KEY_FILE: identity }
+    const args = ['secrets', 'addresses', '--dir', EXAMPLE, '--network', 'regtest']
+    const people = await vaultmesh(args, { env })
+    const programs = await vaultmesh([...args, '--json'], { env })
+    expect(JSON.parse(programs.stdout)).toEqual({
+      bitcoin: bitcoinAddresses(one, 'regtest'),
+      evm: { address: '0x2B5AD5c4795c026514f8317c7a215E218DcCD6cF' },
+    })
+    expect(people).toMatchObject({ code: 0, stderr: '' })
+    for (const address of Object.values(bitcoinAddresses(one, 'regtest')).slice(1)) {
+      expect(people.stdout).toContain(address)
+    }
+    for (const said of [people.stdout, programs.stdout]) expect(said).not.toContain('00000000')
+    const none = await vaultmesh(['secrets', 'addresses', '--dir', join(box.dir, 'none')])
+    expect(none).toMatchObject({ code: 1, stdout: '' })
+    expect(none.stderr).toContain('holds no keys. Make some: vaultmesh secrets init')
+    for (const wrong of [
+      ['secrets'],
+      ['secrets', 'show'],
+      ['secrets', 'addresses', '--network', 'x'],
+    ]) {
+      expect(await vaultmesh(wrong)).toMatchObject({ code: 2, stdout: '' })
+    }
+  })
+})
+
+describe('a node with secrets', () => {
+  test.skipIf(SOPS === null)(
+    `has them as bindings of its Worker, and not in its environment ${WHY}`,
+    async () => {
+      const dir = await made('bound')
+      const keys = await loadSecrets(dir)
+      const node = await startNode({
+        home: join(box.dir, 'n1'),
+        port: await freePort(),
+        secrets: dir,
+        cron: false,
+      })
+      try {
+        const bindings = await node.host.miniflare.getBindings<Record<string, unknown>>()
+        expect(bindings).toMatchObject(keys)
+        expect(holds(Buffer.from(JSON.stringify(process.env)), Object.values(keys))).toBe(false)
+      } finally {
+        await node.stop()
+      }
+    },
+  )
+
+  test.skipIf(SOPS === null)(
+    `leaves no trace of them in processes, files, answers or output ${WHY}`,
+    async () => {
+      const dir = await made('used')
+      const password = 'correct-horse-battery-staple'
+      const text = `BTC_URLS=http://user:${password}@127.0.0.1:18443\n`
+      writeFileSync(join(dir, 'urls.env'), await encryptEnv(SOPS!, { dir, name: 'urls.env', text }))
+      const keys = await loadSecrets(dir)
+      const secrets = [keys['BTC_PRIVATE_KEY']!, keys['EVM_PRIVATE_KEY']!, password]
+
+      // The search itself bites: however a key is spelt, and wherever it begins.
+      for (const secret of secrets) {
+        const hex = secret.replace(/^0x/, '')
+        for (const before of ['', '"', '{"', '{"k":"', `{"k":"${secret.slice(0, 1)}`]) {
+          const plain = Buffer.from(`${before}${secret}"}`)
+          for (const spelt of [plain, plain.toString('base64'), plain.toString('base64url')]) {
+            expect(holds(Buffer.from(spelt as string), secrets)).toBe(true)
+          }
+          if (hex.length !== 64) continue
+          const raw = Buffer.concat([
+            Buffer.from(before),
+            Buffer.from(hex, 'hex'),
+            Buffer.from('}'),
+          ])
+          for (const spelt of [raw, raw.toString('base64'), hex.toUpperCase()]) {
+            expect(holds(Buffer.from(spelt as string), secrets)).toBe(true)
+          }
+        }
+      }
+      expect(holds(Buffer.from('ab'.repeat(64)), secrets)).toBe(false)
+
+      const home = join(box.dir, 'n2')
+      const temporary = join(box.dir, 'tmp')
+      mkdirSync(temporary)
+      const port = await freePort()
+      const url = `http://127.0.0.1:${port}`
+      const args = ['--home', home, '--port', String(port), '--secrets', dir, '--verbose']
+      const env = { SEAL_BATCH_MAX_INTERVAL_MS: '200', TMPDIR: temporary }
+      const node = await start([SELFHOST, ...args], 'rails:', env)
+      let answers = ''
+      try {
+        const secret = crypto.getRandomValues(new Uint8Array(32))
+        const signer = await createSigner({ alg: 'EdDSA', secret })
+        await post(url, await sign(signer, { type: 'test.event' }), { wait: 20 })
+        for (const path of [
+          '/healthz',
+          '/anchors/status',
+          '/.well-known/vaultmesh.json',
+          '/alerts',
+        ]) {
+          answers += await (await fetch(url + path)).text()
+        }
+        const pids = family(node.pid)
+        const runtimes = pids.filter((pid) =>
+          /workerd/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')),
+        )
+        expect(runtimes.length).toBeGreaterThan(0)
+        for (const pid of pids) {
+          for (const name of ['cmdline', 'environ']) {
+            const content = readFileSync(`/proc/${pid}/${name}`)
+            expect({ name, found: holds(content, secrets) }).toEqual({ name, found: false })
+          }
+        }
+        // Files that exist while it runs, and those it leaves.
+        const during = [...filesIn(home), ...filesIn(temporary)]
+        expect(during.filter((path) => holds(readFileSync(path), secrets))).toEqual([])
+      } finally {
+        expect(await node.stop('SIGTERM')).toBe(0)
+      }
+      const after = [...filesIn(home), ...filesIn(temporary), ...filesIn(dir)]
+      expect(after.length).toBeGreaterThan(5)
+      expect(after.filter((path) => holds(readFileSync(path), secrets))).toEqual([])
+      expect(node.output()).toContain('rails:')
+      expect(holds(Buffer.from(node.output() + answers), secrets)).toBe(false)
+    },
+  )
+
+  test('does not start on secrets in clear, with none where it was told to look, or with ones it cannot open', async () => {
+    const work = join(box.dir, 'work')
+    mkdirSync(join(work, 'secrets'), { recursive: true })
+    const key = 'cd'.repeat(32)
+    writeFileSync(join(work, 'secrets', 'btc.env'), `BTC_PRIVATE_KEY=${key}\n`)
+    const args = [SELFHOST, '--home', join(box.dir, 'n3'), '--port', String(await freePort())]
+    const cases: readonly (readonly [readonly string[], string])[] = [
+      [[], 'secrets/btc.env is not encrypted'],
+      [['--secrets', 'nowhere'], 'There is no folder nowhere (--secrets).'],
+      [['--secrets', EXAMPLE], 'does not open with'],
+    ]
+    for (const [more, words] of cases) {
+      const ran = await run([...args, ...more], { cwd: work })
+      expect(ran).toMatchObject({ code: 1, stdout: '' })
+      expect(ran.stderr).toMatch(/^vaultmesh: [^\n]*\n$/)
+      expect(ran.stderr).toContain(words)
+      expect(ran.stderr).not.toContain('cdcd')
+    }
+  })
+})
