@@ -1,18 +1,21 @@
 # Thin: each target is one command that also runs without make. Tools are checked first, in words.
-.PHONY: up demo test bench check fmt seal fsck secrets clean install tools
+.PHONY: anchor-btc anchor-evm anchor-tsa anchor-all up demo lab-outage test bench check fmt seal fsck secrets clean install tools
 STAMP := node_modules/.package-lock.json
 NODE := node_modules/.bin/node
 NEEDED := node npm openssl python3 git
 # Without openssl the node runs too, its timestamp rail off.
-up seal fsck secrets: NEEDED := node npm
+up seal fsck secrets anchor-btc anchor-evm anchor-tsa anchor-all: NEEDED := node npm
 
 up: tools $(STAMP) ; @exec $(NODE) scripts/up.ts $(ARGS)
 demo: tools $(STAMP) ; @exec $(NODE) scripts/demo.ts $(ARGS)
+lab-outage: tools $(STAMP) ; @exec $(NODE) scripts/lab-outage.ts $(ARGS)
 test: tools $(STAMP) ; @npm test --silent
 bench: tools $(STAMP) ; @npm run -s bench -- $(ARGS)
 check: $(STAMP) ; @npm run -s check
 fmt: $(STAMP) ; @npm run -s format
 seal: $(STAMP) ; @scripts/vaultmesh seal
+# Of the node that runs here: make up, or vaultmesh selfhost.
+anchor-btc anchor-evm anchor-tsa anchor-all: $(STAMP) ; @scripts/vaultmesh anchor $(@:anchor-%=%) $(ARGS)
 fsck: $(STAMP) ; @scripts/vaultmesh fsck
 secrets: $(STAMP) ; @scripts/vaultmesh secrets init $(ARGS)
 # Not .vaultmesh: that is a log with its keys.

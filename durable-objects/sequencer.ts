@@ -22,18 +22,19 @@
  */
 
 import { DurableObject } from 'cloudflare:workers'
+import type { Chain } from '#core/anchor-receipt.ts'
 import { sealDueAt, signManifest, type Waiting } from '#core/batch.ts'
 import { fromHex, toHex } from '#core/bytes.ts'
 import { signCheckpoint } from '#core/checkpoint.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { emptyRoot, restoreEdge, rootOfEdge, TILE_WIDTH } from '#core/merkle.ts'
 import { clearAlert, closeDeadLetters } from '#store/alerts.ts'
-import { enqueueAnchors } from '#store/anchors.ts'
+import { configuredRails, enqueueAnchors } from '#store/anchors.ts'
 import { recordBatch, type BatchRecord } from '#store/batches.ts'
 import { indexPart, type NameCache } from '#store/events.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { PoolPeek } from '#store/pool-api.ts'
-import type { Head, SealReport } from '#store/sequencer-api.ts'
+import type { AnchorReport, Head, SealReport } from '#store/sequencer-api.ts'
 import {
   ENTRY_BYTES,
   writeBatch,
@@ -60,7 +61,7 @@ CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), height I
 CREATE TABLE IF NOT EXISTS edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS assignment (id INTEGER PRIMARY KEY CHECK (id = 1), height INTEGER NOT NULL,
   sealed_at INTEGER NOT NULL, ranges TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS anchored (id INTEGER PRIMARY KEY CHECK (id = 1), size INTEGER NOT NULL, at INTEGER NOT NULL);`
+CREATE TABLE IF NOT EXISTS anchored (chain TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;`
 
 /** Everything read from storage; dropped as a whole after any failure. */
 interface State {
@@ -90,6 +91,7 @@ export class Sequencer extends DurableObject<Env> {
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
+    dropOldClock(ctx.storage.sql)
     ctx.storage.sql.exec(SCHEMA)
   }
 
@@ -341,6 +343,8 @@ export class Sequencer extends DurableObject<Env> {
     }
     this.ctx.storage.sql.exec('UPDATE head SET indexed_height = ?', height)
     state.head = { ...state.head, indexedHeight: height }
+    // A wake-up: without it the cron tells the webhooks within a minute.
+    this.ctx.waitUntil(this.env.WEBHOOK_QUEUE.send({}).catch(() => undefined))
     for (const waiter of this.#waiters) {
       if (this.#isIndexed(state, waiter.shard, waiter.seq)) waiter.resolve(true)
     }
@@ -397,28 +401,61 @@ export class Sequencer extends DurableObject<Env> {
     if (alarmAt !== null) await this.#setAlarm(alarmAt)
   }
 
-  /** Anchors the newest root when its interval has passed; returns when to look again, if ever. */
+  /** Anchors the newest root on each chain whose interval has passed; returns when to look again, if ever. */
   async #scheduleAnchors(state: State, nowAt: number): Promise<number | null> {
+    if (state.head.indexedHeight === 0) return null
+    let nextAt: number | null = null
+    for (const [chain, intervalMs] of intervalsOf(state.node)) {
+      const at = await this.#scheduleChain(state, { chain, intervalMs, nowAt })
+      if (at !== null) nextAt = Math.min(nextAt ?? at, at)
+    }
+    return nextAt
+  }
+
+  async #scheduleChain(
+    state: State,
+    { chain, intervalMs, nowAt }: { chain: Chain; intervalMs: number; nowAt: number },
+  ): Promise<number | null> {
     const { node, head } = state
-    if (!node.config.rails.includes('TSA') || head.indexedHeight === 0) return null
-    const sql = this.ctx.storage.sql
-    const last = sql
-      .exec<{ size: number; at: number }>('SELECT size, at FROM anchored')
+    const last = this.ctx.storage.sql
+      .exec<{ size: number; at: number }>('SELECT size, at FROM anchored WHERE chain = ?', chain)
       .toArray()[0]
     if (last !== undefined && last.size >= head.size) return null
-    const dueAt = (last?.at ?? 0) + node.config.anchorTsaIntervalMs
+    const dueAt = (last?.at ?? 0) + intervalMs
     if (dueAt > nowAt) return dueAt
     // The interval is taken before the first await, so that a call beside this one finds it taken; the size
     // follows when the jobs exist. `head` is the one that is enqueued, whatever is sealed meanwhile.
-    this.#anchored(last?.size ?? 0, nowAt)
-    await enqueueAnchors(this.env, node.config, head, nowAt)
-    this.#anchored(head.size, nowAt)
-    return state.head.size > head.size ? nowAt + node.config.anchorTsaIntervalMs : null
+    this.#anchored(chain, last?.size ?? 0, nowAt)
+    await enqueueAnchors(this.env, node.config, head, { chain, nowAt })
+    this.#anchored(chain, head.size, nowAt)
+    return state.head.size > head.size ? nowAt + intervalMs : null
   }
 
-  #anchored(size: number, at: number): void {
+  /**
+   * Anchors the newest root on a chain now, whatever its interval. Returns the ids of its jobs and what they
+   * anchor; jobs that exist stay as they are. Throws `bad-config` for a chain that is no rail here.
+   */
+  async anchor(chain: Chain): Promise<AnchorReport> {
+    const { config } = (await this.#load()).node
+    if (!config.rails.includes(chain)) {
+      throw new VaultMeshError('bad-config', `RAILS: ${chain} is no rail of this node.`)
+    }
+    // Finishes a batch that was swapped and not indexed, and seals what is due anyway.
+    await this.seal()
+    const { size, root } = (await this.#load()).head
+    if (size === 0)
+      throw new VaultMeshError('not-sealed', 'The log is empty: there is no root yet.')
+    const nowAt = Date.now()
+    this.#anchored(chain, 0, nowAt)
+    const ids = await enqueueAnchors(this.env, config, { root, size }, { chain, nowAt })
+    this.#anchored(chain, size, nowAt)
+    return { root: `0x${root}`, treeSize: size, jobs: ids }
+  }
+
+  #anchored(chain: Chain, size: number, at: number): void {
     this.ctx.storage.sql.exec(
-      'INSERT INTO anchored (id, size, at) VALUES (1, ?1, ?2) ON CONFLICT (id) DO UPDATE SET size = max(size, ?1), at = max(at, ?2)',
+      'INSERT INTO anchored (chain, size, at) VALUES (?1, ?2, ?3) ON CONFLICT (chain) DO UPDATE SET size = max(size, ?2), at = max(at, ?3)',
+      chain,
       size,
       at,
     )
@@ -610,4 +647,17 @@ export class Sequencer extends DurableObject<Env> {
       )
     }, delay)
   }
+}
+
+/** Each chain the settings anchor on, with its interval. */
+function intervalsOf(node: NodeContext): ReadonlyMap<Chain, number> {
+  return new Map(configuredRails(node.config).map((rail) => [rail.chain, rail.intervalMs]))
+}
+
+/** Version 0.1 had one clock for the one rail; without it the newest root is enqueued again, once. */
+function dropOldClock(sql: SqlStorage): void {
+  const table = sql
+    .exec<{ sql: string }>("SELECT sql FROM sqlite_master WHERE name = 'anchored'")
+    .toArray()[0]
+  if (table?.sql.includes('id INTEGER PRIMARY KEY') === true) sql.exec('DROP TABLE anchored')
 }

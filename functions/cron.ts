@@ -5,6 +5,8 @@
 
 import { nodeOf } from '#store/node.ts'
 import { sweepAnchors } from '../queues/anchor.ts'
+import { recheckReceipts } from '../queues/anchors/recheck.ts'
+import { wakeWebhooks } from '../queues/webhooks.ts'
 
 /** A job and the expression under which the platform fires it. */
 export interface Job {
@@ -39,6 +41,19 @@ const jobs: readonly Job[] = [
     name: 'sweep anchors',
     async run(env, nowAt) {
       await sweepAnchors(env, nowAt)
+    },
+  },
+  {
+    cron: '* * * * *',
+    name: 'wake webhooks',
+    run: wakeWebhooks,
+  },
+  // Last: it asks chains, and one that hangs must not keep the others waiting.
+  {
+    cron: '* * * * *',
+    name: 'recheck receipts',
+    async run(env, nowAt) {
+      await recheckReceipts(env, nowAt)
     },
   },
 ]

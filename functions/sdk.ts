@@ -301,6 +301,7 @@ export async function trustOf(url: string, options: PostOptions = {}): Promise<T
     rails,
     vkeys: [known.vkey],
     tsaRoots: known.tsa_roots,
+    nodeDids: [node_did],
   }
 }
 

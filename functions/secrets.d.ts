@@ -1,9 +1,19 @@
-/** Bindings that are secrets, so that wrangler.toml cannot name their values. */
+/** Bindings that wrangler.toml cannot name: secrets, and what only a self-hosted node has. */
 interface Env {
   /** 32 bytes as base64url: every key of the node derives from it. */
   NODE_SECRET: string
   /** Opens /admin when set. */
   ADMIN_TOKEN?: string
+  /** Pays for anchors in Bitcoin: 64 hex digits or WIF. */
+  BTC_PRIVATE_KEY?: string
+  /** Providers of Bitcoin blocks; URLs may hold passwords. */
+  BTC_URLS?: string
+  /** Pays for anchors in the EVM chain: 0x and 64 hex digits. */
+  EVM_PRIVATE_KEY?: string
+  /** RPCs of the EVM chain; URLs may hold keys. */
+  EVM_URLS?: string
   /** PEM certificates that timestamp chains must end in. */
   TSA_ROOTS?: string
+  /** Self-hosted: a way out that refuses to connect to addresses that are not public. */
+  EGRESS?: Fetcher
 }

@@ -4,7 +4,8 @@
  *   fetch      requests             → http/app.ts       (routes on one screen)
  *   queue      wake-ups             → queues/index.ts   (one handler a queue)
  *   scheduled  the minute           → cron.ts           (one table of jobs)
- *   classes    single-threaded state: Pool keeps what was accepted, Sequencer owns the log's head
+ *   classes    single-threaded state: Pool keeps what was accepted, Sequencer owns the log's head, Wallet
+ *              signs what is paid for
  */
 
 import { runCron } from './cron.ts'
@@ -13,6 +14,7 @@ import { onQueue } from '../queues/index.ts'
 
 export { Pool } from '../durable-objects/pool.ts'
 export { Sequencer } from '../durable-objects/sequencer.ts'
+export { Wallet } from '../durable-objects/wallet.ts'
 
 export default {
   fetch: fetchHandler,

@@ -4,43 +4,55 @@
  * A message names an outbox row. Under a lease the row takes one step of its rail; what the rail wants
  * remembered is stored before it is called again, so a crash between any two lines repeats a step and
  * never doubles it. Failures are counted in D1 and spaced by core/anchor-state.ts; the queue's own
- * retries are not used, because they would end in the dead-letter queue while the outage lasts.
+ * retries are not used, because they would end in the dead-letter queue while the outage lasts. Waiting for a
+ * block is no failure: the row says when to look again, and the message that does so is new.
  */
 
+import { methodOf } from '#core/anchor-receipt.ts'
 import { anchorTransitions, isStalled, retryDelay, type AnchorState } from '#core/anchor-state.ts'
 import { fromHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { clearAlert, closeDeadLetters, openAlert } from '#store/alerts.ts'
+import { keepReceipt, revokedKey } from '#store/anchor-receipts.ts'
 import {
   dueAnchors,
-  keepReceipt,
   leaseAnchor,
+  noteAttempt,
+  resumeAnchor,
   saveAnchor,
-  tsaNetwork,
   type AnchorMessage,
   type AnchorRow,
 } from '#store/anchors.ts'
-import { nodeOf, VERSION, type NodeContext } from '#store/node.ts'
+import { nodeOf } from '#store/node.ts'
 import type { Rail, RailContext, RailStep, Work } from './anchors/rail.ts'
-import { timestampRail } from './anchors/timestamp.ts'
+import { railOf } from './anchors/rails.ts'
+import { RememberedRoute } from './anchors/route.ts'
+import { wakeWebhooks } from './webhooks.ts'
 
-/** A step's calls time out after 10 s each; a lease outlives the longest step and is then free again. */
-const LEASE_MS = 60_000
+/** A step's calls time out after 10 s each; a lease is renewed with each state and outlives the longest step. */
+const LEASE_MS = 120_000
 /** Steps of one message: prepare, submit, check, and a replacement of each. */
 const MAX_STEPS = 8
+/** A held job looks again by itself: money may have come, or a variant may have confirmed. */
+const HELD_AGAIN_MS = 60_000
+/** A queue delays by whole seconds up to a day; a longer wait is the sweeper's. */
+const MAX_QUEUE_DELAY_S = 86_400
 
 /** Handles a batch of `anchor` messages, each on its own. */
 export async function onAnchor(batch: MessageBatch<AnchorMessage>, env: Env): Promise<void> {
-  for (const message of batch.messages) {
-    try {
-      await advance(env, message.body.id, Date.now())
-      message.ack()
-    } catch (error) {
-      // D1 did not answer: the row is as it was. Come back when its lease is over.
-      log('anchor step failed', error)
-      message.retry({ delaySeconds: LEASE_MS / 1000 + 5 })
-    }
-  }
+  // Side by side: a provider that hangs must not keep the other rails waiting.
+  await Promise.all(
+    batch.messages.map(async (message) => {
+      try {
+        await advance(env, message.body.id, Date.now())
+        message.ack()
+      } catch (error) {
+        // D1 did not answer: the row is as it was. Come back when its lease is over.
+        log('anchor step failed', error)
+        message.retry({ delaySeconds: LEASE_MS / 1000 + 5 })
+      }
+    }),
+  )
 }
 
 /** Sends a message for each row that is due and has no live lease. */
@@ -53,152 +65,303 @@ export async function sweepAnchors(env: Env, nowAt: number): Promise<number> {
 async function advance(env: Env, id: number, nowAt: number): Promise<void> {
   const row = await leaseAnchor(env.DB, id, nowAt, LEASE_MS)
   if (row === null) return
-  const node = await nodeOf(env)
-  const context: RailContext = {
+  const now = (): number => Date.now()
+  const route = await RememberedRoute.load(env.DB, row, now)
+  const attempt = new Attempt(env, row, {
     fetch: (url, init) => fetch(url, init),
-    now: () => Date.now(),
+    route,
+    now,
     random: (n) => crypto.getRandomValues(new Uint8Array(n)),
-  }
+    released: row.released === 1,
+  })
   try {
-    const rail = railOf(row, node)
-    if (rail === null) {
-      const reason = 'no provider is configured for this rail any more'
-      await saveAnchor(env.DB, row, { state: 'failed', reason, leaseUntil: 0 }, nowAt)
-    } else await step(env, row, rail, context)
+    const rail = railOf(env, await nodeOf(env), row)
+    if (rail === null) await attempt.drop()
+    else await attempt.run(rail)
   } catch (error) {
     // Whatever it was, it counts, it is spaced, and it is alerted when it lasts.
-    await backOff(env, row, error)
+    await attempt.backOff(error)
   }
+  await route.save(env.DB, row)
 }
 
-async function step(env: Env, row: AnchorRow, rail: Rail, context: RailContext): Promise<void> {
-  const job = { root: fromHex(row.root), treeSize: row.treeSize }
-  let state = row.state as AnchorState
-  let work = row.work === null ? null : (JSON.parse(row.work) as Work)
-  for (let i = 0; i < MAX_STEPS; i++) {
-    const result: RailStep =
-      work !== null && (state === 'broadcast' || state === 'included')
-        ? await rail.check(job, work, context)
-        : await rail.submit(job, work, context)
-    if (result.state === 'final') {
-      const verdict = await rail.verify(result.receipt, context)
-      if (verdict.outcome !== 'verified') {
-        throw new VaultMeshError(
-          'anchor-failed',
-          'The rail returned a receipt that does not verify.',
+/** One attempt at one row, under its lease. */
+class Attempt {
+  readonly #env: Env
+  readonly #row: AnchorRow
+  readonly #context: RailContext & { readonly route: RememberedRoute }
+  #state: AnchorState
+  #work: Work | null
+  /** True once this attempt got something signed. */
+  #hasSigned = false
+
+  constructor(
+    env: Env,
+    row: AnchorRow,
+    context: RailContext & { readonly route: RememberedRoute },
+  ) {
+    this.#env = env
+    this.#row = row
+    this.#context = context
+    this.#state = row.state as AnchorState
+    this.#work = row.work === null ? null : (JSON.parse(row.work) as Work)
+  }
+
+  async run(rail: Rail): Promise<void> {
+    const { root, treeSize } = this.#row
+    const job = { root: fromHex(root), treeSize }
+    for (let i = 0; i < MAX_STEPS; i++) {
+      const work = this.#work
+      const step =
+        work !== null && (this.#state === 'broadcast' || this.#state === 'included')
+          ? await rail.check(job, work, this.#context)
+          : await rail.submit(job, work, this.#context)
+      if (!(await this.#take(rail, step))) return
+    }
+    // Eight steps without rest: go on at once, but let others have their turn.
+    await this.#again(this.#context.now(), null)
+  }
+
+  /** Stores what a step says; true if the rail is to be called again now. */
+  async #take(rail: Rail, step: RailStep): Promise<boolean> {
+    switch (step.state) {
+      case 'final':
+        await this.#finish(rail, step)
+        return false
+      case 'busy':
+        await this.#queueAgain(step.reason)
+        return this.#again(step.againAt, step.reason)
+      case 'failed':
+        this.#move('failed')
+        await this.#hold(step.reason, null)
+        return false
+      case 'held':
+        this.#move('held')
+        this.#work = step.work
+        await this.#hold(step.reason, this.#context.now() + HELD_AGAIN_MS)
+        return false
+      case 'waiting':
+      case 'included':
+        this.#move(step.state === 'waiting' ? 'broadcast' : 'included')
+        this.#work = step.work
+        return this.#again(
+          step.againAt,
+          step.state === 'waiting' ? (step.reason ?? null) : null,
+          step.state === 'included' ? JSON.stringify(step.inclusion) : null,
         )
-      }
-      await keepReceipt(env, row, result.receipt)
-      await saveAnchor(
-        env.DB,
-        row,
-        { state: 'final', failures: 0, leaseUntil: 0, reason: null },
-        context.now(),
-      )
-      const key = `${row.chain}/${row.network}`
-      const nowAt = context.now()
-      await env.DB.batch([
-        clearAlert(env.DB, 'anchor_stalled', key, nowAt),
-        clearAlert(env.DB, 'anchor_held', key, nowAt),
-        clearAlert(env.DB, 'dead_letter', 'anchor-dlq', nowAt),
-        closeDeadLetters(env.DB, 'anchor-dlq', nowAt),
-      ])
-      return
+      default:
+        this.#move(step.state)
+        this.#work = step.work
+        this.#hasSigned ||= step.state === 'signed'
+        // Whoever holds the lease now goes on; a second hand must not touch the network.
+        return this.#save({ reason: null, inclusion: null })
     }
-    const next: AnchorState = result.state === 'waiting' ? 'broadcast' : result.state
-    if (!anchorTransitions[state].includes(next)) {
-      throw new VaultMeshError('bad-state', `An anchor cannot go from ${state} to ${next}.`)
-    }
-    state = next
-    if (result.state === 'failed' || result.state === 'held') {
-      const kept =
-        'work' in result && result.work !== null ? { work: JSON.stringify(result.work) } : {}
-      const again = context.now() + 60_000
-      await saveAnchor(
-        env.DB,
-        row,
-        { state, ...kept, reason: result.reason, leaseUntil: 0, nextAt: again },
-        context.now(),
-      )
-      const key = `${row.chain}/${row.network}`
-      await openAlert(
-        env.DB,
-        {
-          kind: 'anchor_held',
-          key,
-          severity: 'critical',
-          detail: result.reason,
-          link: '/anchors/status',
-        },
-        context.now(),
-      )
-      return
-    }
-    work = result.work
-    const waits = result.state === 'waiting' || result.state === 'included'
-    const saved = await saveAnchor(
-      env.DB,
-      row,
-      {
-        state,
-        work: JSON.stringify(work),
-        ...(waits ? { failures: 0, nextAt: result.againAt, leaseUntil: 0 } : {}),
-      },
-      context.now(),
-    )
-    // Whoever holds the lease now goes on; a second hand must not touch the network.
-    if (!saved || waits) return
   }
-}
 
-async function backOff(env: Env, row: AnchorRow, error: unknown): Promise<void> {
-  const nowAt = Date.now()
-  log('anchor attempt failed', error)
-  // Only our own errors are made to be shown; what a library says may hold what nobody should read.
-  const reason =
-    error instanceof VaultMeshError ? error.message : 'an unexpected error, see the log'
-  const failures = row.failures + 1
-  const { delay } = retryDelay(failures, Math.random())
-  await saveAnchor(
-    env.DB,
-    row,
-    {
-      failures,
-      nextAt: nowAt + delay * 1000,
-      leaseUntil: 0,
-      reason,
-      delayMs: delay * 1000,
-    },
-    nowAt,
-  )
-  if (isStalled(failures)) {
-    const key = `${row.chain}/${row.network}`
-    await openAlert(
-      env.DB,
+  /** The wallet has `root` under way: this job begins behind it, and that one must not be forgotten. */
+  async #queueAgain(root: string): Promise<void> {
+    // What was signed for this job before, if anything, can confirm no more.
+    if (!anchorTransitions[this.#state].includes('queued')) this.#move('dropped')
+    this.#move('queued')
+    this.#work = null
+    const { chain, network, method } = this.#row
+    await resumeAnchor(this.#env, { root, chain, network, method }, this.#context.now())
+  }
+
+  #move(next: AnchorState): void {
+    if (!anchorTransitions[this.#state].includes(next)) {
+      throw new VaultMeshError('bad-state', `An anchor cannot go from ${this.#state} to ${next}.`)
+    }
+    this.#state = next
+  }
+
+  /** The lease is renewed with every state that is not the attempt's last. */
+  #save(change: Parameters<typeof saveAnchor>[2]): Promise<boolean> {
+    const nowAt = this.#context.now()
+    const { chosen } = this.#context.route
+    return saveAnchor(
+      this.#env.DB,
+      this.#row,
       {
-        kind: 'anchor_stalled',
-        key,
-        severity: 'critical',
-        detail: reason,
-        link: '/anchors/status',
+        state: this.#state,
+        work: this.#work === null ? null : JSON.stringify(this.#work),
+        leaseUntil: nowAt + LEASE_MS,
+        ...(chosen === null ? {} : { provider: JSON.stringify(chosen) }),
+        ...change,
       },
       nowAt,
     )
   }
-  await env.ANCHOR_QUEUE.send({ id: row.id }, { delaySeconds: delay })
+
+  /** Ends the attempt in peace: look again at `againAt`. */
+  async #again(
+    againAt: number,
+    reason: string | null,
+    inclusion: string | null = null,
+  ): Promise<false> {
+    const saved = await this.#save({
+      failures: 0,
+      delayMs: 0,
+      nextAt: againAt,
+      leaseUntil: 0,
+      released: 0,
+      reason,
+      inclusion,
+    })
+    if (!saved) return false
+    await this.#note(this.#state, { failures: 0, delayMs: 0, nextAt: againAt, reason })
+    // To wait for another root of the wallet is no success of this rail.
+    if (this.#state !== 'queued') await this.#clearAlerts(this.#hasSigned || inclusion !== null)
+    await this.#wake(againAt)
+    return false
+  }
+
+  async #finish(rail: Rail, { receipt }: Extract<RailStep, { state: 'final' }>): Promise<void> {
+    const { DB } = this.#env
+    const { chain, network, method } = this.#row
+    const verdict = await rail.verify(receipt, this.#context)
+    const isOurs =
+      receipt.root === `0x${this.#row.root}` &&
+      receipt.treeSize === this.#row.treeSize &&
+      receipt.chain === chain &&
+      receipt.network === network &&
+      methodOf(receipt) === method
+    if (verdict.outcome !== 'verified' || !isOurs) {
+      throw new VaultMeshError('anchor-failed', 'The rail returned a receipt that does not verify.')
+    }
+    this.#move('final')
+    await keepReceipt(this.#env, this.#row, receipt)
+    // A wake-up: without it the cron tells the webhooks within a minute.
+    await wakeWebhooks(this.#env).catch(() => undefined)
+    const nowAt = this.#context.now()
+    // Before the row is final: after that nobody comes back to it.
+    await this.#clearAlerts(true)
+    await DB.batch([
+      clearAlert(DB, 'receipt_revoked', revokedKey(this.#row), nowAt),
+      clearAlert(DB, 'dead_letter', 'anchor-dlq', nowAt),
+      closeDeadLetters(DB, 'anchor-dlq', nowAt),
+    ])
+    const saved = await this.#save({
+      failures: 0,
+      delayMs: 0,
+      leaseUntil: 0,
+      released: 0,
+      reason: null,
+      inclusion: null,
+    })
+    if (saved) await this.#note('final', { failures: 0, delayMs: 0, nextAt: nowAt, reason: null })
+  }
+
+  /** Nothing is sent until somebody acts; `againAt` null ends the job. */
+  async #hold(reason: string, againAt: number | null): Promise<void> {
+    const nowAt = this.#context.now()
+    const nextAt = againAt ?? nowAt
+    const saved = await this.#save({ reason, nextAt, leaseUntil: 0, released: 0, delayMs: 0 })
+    if (!saved) return
+    await this.#note(this.#state, { failures: this.#row.failures, delayMs: 0, nextAt, reason })
+    await this.#alert('anchor_held', `${HELD[reason] ?? reason} (job ${this.#row.id})`)
+    if (againAt !== null) await this.#wake(againAt)
+  }
+
+  /** The settings have no such rail any more. */
+  async drop(): Promise<void> {
+    const nowAt = this.#context.now()
+    const reason = 'no provider is configured for this rail any more'
+    if (this.#work === null) {
+      await saveAnchor(this.#env.DB, this.#row, { state: 'failed', reason, leaseUntil: 0 }, nowAt)
+      return
+    }
+    // Something was signed: the job waits for its settings to come back.
+    const nextAt = nowAt + 3_600_000
+    await saveAnchor(this.#env.DB, this.#row, { reason, nextAt, leaseUntil: 0 }, nowAt)
+    await this.#alert('anchor_held', reason)
+  }
+
+  async backOff(error: unknown): Promise<void> {
+    const nowAt = this.#context.now()
+    log('anchor attempt failed', error)
+    // Only our own errors are made to be shown; what a library says may hold what nobody should read.
+    const reason =
+      error instanceof VaultMeshError ? error.message : 'an unexpected error, see the log'
+    const failures = this.#row.failures + 1
+    const { delay } = retryDelay(failures, Math.random())
+    const nextAt = nowAt + delay * 1000
+    const delayMs = delay * 1000
+    const { chosen } = this.#context.route
+    const saved = await saveAnchor(
+      this.#env.DB,
+      this.#row,
+      {
+        failures,
+        nextAt,
+        leaseUntil: 0,
+        reason,
+        delayMs,
+        ...(chosen === null ? {} : { provider: JSON.stringify(chosen) }),
+      },
+      nowAt,
+    )
+    if (!saved) return
+    await this.#note('error', { failures, delayMs, nextAt, reason })
+    if (isStalled(failures)) await this.#alert('anchor_stalled', reason)
+    await this.#wake(nextAt)
+  }
+
+  /** A hold is over when something new was signed or a variant is in a block, not when a variant merely waits. */
+  async #clearAlerts(isFreed: boolean): Promise<void> {
+    const { DB } = this.#env
+    const nowAt = this.#context.now()
+    const kinds = isFreed ? ['anchor_stalled', 'anchor_held'] : ['anchor_stalled']
+    await DB.batch(kinds.map((kind) => clearAlert(DB, kind, this.#key(), nowAt)))
+  }
+
+  #alert(kind: string, detail: string): Promise<void> {
+    const alert = {
+      kind,
+      key: this.#key(),
+      severity: 'critical',
+      detail,
+      link: '/anchors/status',
+    } as const
+    return openAlert(this.#env.DB, alert, this.#context.now())
+  }
+
+  #key(): string {
+    const { chain, network } = this.#row
+    return `${chain}/${network}`
+  }
+
+  #note(
+    outcome: string,
+    rest: { failures: number; delayMs: number; nextAt: number; reason: string | null },
+  ): Promise<void> {
+    const { chosen } = this.#context.route
+    return noteAttempt(this.#env.DB, {
+      anchorId: this.#row.id,
+      attempt: this.#row.attempts,
+      at: this.#context.now(),
+      outcome,
+      provider: chosen === null ? null : JSON.stringify(chosen),
+      ...rest,
+    })
+  }
+
+  /** A message for when the row is due; lost, the sweeper sends it. */
+  async #wake(at: number): Promise<void> {
+    const delaySeconds = Math.min(
+      MAX_QUEUE_DELAY_S,
+      Math.max(0, Math.ceil((at - this.#context.now()) / 1000)),
+    )
+    await this.#env.ANCHOR_QUEUE.send({ id: this.#row.id }, { delaySeconds })
+  }
 }
 
-/** The rail of a row by what is configured now, or null. */
-function railOf(row: AnchorRow, { config }: NodeContext): Rail | null {
-  const url = config.tsaUrls.find((tsa) => tsaNetwork(tsa) === row.network)
-  if (row.chain !== 'TSA' || url === undefined) return null
-  const policies = config.tsaPolicies.length === 0 ? {} : { policies: config.tsaPolicies }
-  return timestampRail({
-    url,
-    roots: config.tsaRoots,
-    version: VERSION,
-    ...policies,
-  }) as unknown as Rail
+/** What an operator must know of a held job. */
+const HELD: Readonly<Record<string, string>> = {
+  no_funds: 'The wallet cannot pay: fund its address',
+  fee_cap: 'The fee cap is reached: raise it, or wait for cheaper blocks',
+  unknown_spend:
+    'Somebody else spent what this anchor spends: the key is shared or stolen. Move the funds; then release the job',
 }
 
 function log(msg: string, error: unknown): void {

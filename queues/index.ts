@@ -9,6 +9,7 @@ import { onAnchor } from './anchor.ts'
 import { onDeadLetters } from './dead-letter.ts'
 import { onIntake } from './intake.ts'
 import { onSeal, onValidated } from './seal.ts'
+import { onWebhooks } from './webhooks.ts'
 
 /** The queue handler of the Worker. */
 export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
@@ -21,6 +22,8 @@ export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
       return onSeal(batch as MessageBatch<SealMessage>, env)
     case 'anchor':
       return onAnchor(batch as MessageBatch<AnchorMessage>, env)
+    case 'webhooks':
+      return onWebhooks(env)
     case 'sealer-dlq':
     case 'anchor-dlq':
       return onDeadLetters(batch, env)

@@ -8,10 +8,17 @@ import { resolve } from 'node:path'
 /** The repository's root folder. */
 export const ROOT = resolve(import.meta.dirname, '..')
 
-/** The Worker as one ES module; `entry` relative to the root. */
-export async function bundleWorker(entry = 'functions/worker.ts'): Promise<string> {
+/**
+ * The Worker as one ES module; `entry` relative to the root. `inject` names files whose exports stand in for
+ * globals of the same names, for labs that run the Worker under a clock of their own.
+ */
+export async function bundleWorker(
+  entry = 'functions/worker.ts',
+  inject: readonly string[] = [],
+): Promise<string> {
   const result = await build({
     entryPoints: [resolve(ROOT, entry)],
+    inject: inject.map((file) => resolve(ROOT, file)),
     bundle: true,
     write: false,
     format: 'esm',

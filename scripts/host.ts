@@ -31,8 +31,10 @@ export interface HostOptions {
   readonly verbose?: boolean
   /** Port of the runtime's inspector (Chrome DevTools protocol), for profiles. */
   readonly inspectorPort?: number
-  /** Another Worker script, for benches. */
+  /** Another Worker script, for benches and labs. */
   readonly script?: string
+  /** Takes the lines that the Worker logs; warnings and errors go to stderr without it. */
+  readonly log?: (line: string) => void
 }
 
 /** What is read of wrangler.toml. */
@@ -72,6 +74,19 @@ export interface Host {
 /** Settings a self-hosted node has unless the operator says otherwise. */
 export const SELF_HOST_DEFAULTS = { INTAKE_SHARDS: '1', CLIENT_IP_HEADER: '' } as const
 
+/**
+ * The way out to targets that strangers name: workerd compares the address it is about to connect to, so a name
+ * that resolves to a private one is refused whatever it resolved to before. `public` leaves out loopback,
+ * private, link-local, multicast and reserved addresses (measured); those below only lead to such.
+ */
+const PUBLIC_ONLY = {
+  type: 'network',
+  allow: ['public'],
+  // Benchmarks (RFC 2544); IPv4 within 6to4 (RFC 3056) and NAT64 (RFC 6052, RFC 8215).
+  deny: ['198.18.0.0/15', '2002::/16', '64:ff9b::/96', '64:ff9b:1::/48'],
+  tlsOptions: { trustBrowserCas: true },
+} as const
+
 /** Starts a node and resolves once it answers; migrations are applied. */
 export async function startHost(options: HostOptions): Promise<Host> {
   const config = readConfig({ config: resolve(ROOT, 'wrangler.toml') }) as WranglerConfig
@@ -85,6 +100,7 @@ export async function startHost(options: HostOptions): Promise<Host> {
   for (const r2 of config.r2_buckets) env[r2.binding] = { type: 'r2', name: r2.bucket_name }
   for (const queue of config.queues.producers)
     env[queue.binding] = { type: 'queue', name: queue.queue }
+  env['EGRESS'] = PUBLIC_ONLY
   const objects = config.durable_objects.bindings
   for (const object of objects) {
     env[object.name] = {
@@ -101,7 +117,7 @@ export async function startHost(options: HostOptions): Promise<Host> {
     cf: false,
     ...(options.inspectorPort === undefined ? {} : { inspectorPort: options.inspectorPort }),
     handleStructuredLogs: (log: { level: string; message: string }) =>
-      print(log, options.verbose === true),
+      options.log === undefined ? print(log, options.verbose === true) : options.log(log.message),
     resourcePersistencePath: options.stateDir,
     workers: [
       {

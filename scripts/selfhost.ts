@@ -25,6 +25,7 @@ import { fail } from './fail.ts'
 import { homeAt, keepTrust, lockHome, pinnedRoots, type Home } from './home.ts'
 import { startHost, type Host, type HostOptions } from './host.ts'
 import { NODE_SECRET_FILE, nodeSecret } from './keystore.ts'
+import { keepReceipts, RECEIPTS_DIR } from './receipt-files.ts'
 import { loadSecrets, SECRETS_DIR } from './sops.ts'
 
 /** The port of a node. */
@@ -37,17 +38,26 @@ export interface TsaPins {
 }
 
 /** How to run a node. */
-export interface NodeOptions extends Pick<HostOptions, 'cron' | 'consumers' | 'verbose'> {
+export interface NodeOptions extends Pick<
+  HostOptions,
+  'cron' | 'consumers' | 'verbose' | 'script' | 'log'
+> {
   readonly home?: string
   readonly host?: string
   readonly port: number
-  /** As a function: an authority to start once the home is ours; the caller stops it. */
-  readonly tsa?: TsaPins | (() => Promise<TsaPins>)
+  readonly tsa?: TsaPins
   /** A folder of SOPS files whose variables (keys for anchoring) become bindings; none without it. */
   readonly secrets?: string
-  /** Variables over those of wrangler.toml, the environment and the secrets. */
-  readonly vars?: Readonly<Record<string, string>>
+  /** A folder to keep current with verified anchor receipts; none without it. */
+  readonly receipts?: string
+  /**
+   * Variables over those of wrangler.toml, the environment and the secrets. As a function: called once the
+   * home is ours, e.g. to start what the node depends on; the caller stops it.
+   */
+  readonly vars?: Vars | (() => Promise<Vars>)
 }
+
+type Vars = Readonly<Record<string, string>>
 
 /** A node that answers. */
 export interface RunningNode {
@@ -76,8 +86,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const anchorKeys = options.secrets === undefined ? {} : await loadSecrets(options.secrets)
     const address = options.host ?? '127.0.0.1'
     await checkPort(address, options.port, '--port')
-    const tsa = typeof options.tsa === 'function' ? await options.tsa() : options.tsa
-    const vars = { ...settings(process.env), ...tsaSettings(tsa), ...anchorKeys, ...options.vars }
+    const own = typeof options.vars === 'function' ? await options.vars() : options.vars
+    const vars = withRails({
+      ...settings(process.env),
+      ...tsaSettings(options.tsa),
+      ...anchorKeys,
+      ...own,
+    })
     const token = toBase64Url(randomBytes(32))
     const host = await startHost({
       ...options,
@@ -91,6 +106,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     await admit(url, token)
     const admin = await serveAdmin(home.socket, url, token)
     undo.push(() => admin.close())
+    if (options.receipts !== undefined) {
+      const copies = keepReceipts(url, options.receipts)
+      undo.push(() => copies.stop())
+    }
     const said = await trustOf(url)
     const trust = keepTrust(home, said)
     const warnings: string[] = []
@@ -148,7 +167,7 @@ function settings(env: NodeJS.ProcessEnv): Record<string, string> {
     readonly vars: Readonly<Record<string, unknown>>
   }
   const found: Record<string, string> = {}
-  for (const name of [...Object.keys(vars), 'NODE_DID']) {
+  for (const name of [...Object.keys(vars), 'NODE_DID', 'BTC_URLS', 'EVM_URLS']) {
     const value = env[name]
     if (value !== undefined) found[name] = value
   }
@@ -157,12 +176,22 @@ function settings(env: NodeJS.ProcessEnv): Record<string, string> {
   if (asInPlan !== undefined) found['HARBINGER_SIG_REQUIRED'] ??= asInPlan
   const roots = env['TSA_ROOTS']
   if (roots !== undefined && roots !== '') found['TSA_ROOTS'] = pemOf(roots)
-  if ((found['TSA_URLS'] ?? '') !== '' && found['RAILS'] === undefined) found['RAILS'] = 'TSA'
   return found
 }
 
 function tsaSettings(tsa: TsaPins | undefined): Record<string, string> {
-  return tsa === undefined ? {} : { TSA_URLS: tsa.urls, TSA_ROOTS: tsa.rootsPem, RAILS: 'TSA' }
+  return tsa === undefined ? {} : { TSA_URLS: tsa.urls, TSA_ROOTS: tsa.rootsPem }
+}
+
+/** RAILS as it is set; where it is not, every rail that has what it needs. */
+function withRails(vars: Record<string, string>): Record<string, string> {
+  if (vars['RAILS'] !== undefined) return vars
+  const has = (name: string): boolean => (vars[name] ?? '') !== ''
+  const rails: string[] = []
+  if (has('BTC_URLS') && (has('BTC_PRIVATE_KEY') || has('OTS_CALENDARS'))) rails.push('BTC')
+  if (has('EVM_URLS') && has('EVM_PRIVATE_KEY')) rails.push('EVM')
+  if (has('TSA_URLS')) rails.push('TSA')
+  return rails.length === 0 ? vars : { ...vars, RAILS: rails.join(',') }
 }
 
 /** PEM text itself, or of the file it names. */
@@ -227,6 +256,7 @@ export const selfhostOptions = {
   tsa: { type: 'string', multiple: true },
   'tsa-roots': { type: 'string' },
   secrets: { type: 'string' },
+  receipts: { type: 'string', default: RECEIPTS_DIR },
   verbose: { type: 'boolean', default: false },
 } as const
 
@@ -250,6 +280,7 @@ export async function selfhost(args: readonly string[]): Promise<number> {
     port: portOf(values.port),
     verbose: values.verbose,
     secrets: secretsDir(values.secrets),
+    receipts: values.receipts,
     ...(values.home === undefined ? {} : { home: values.home }),
     ...(tsa === undefined ? {} : { tsa: { urls: tsa.join(','), rootsPem: pemOf(roots!) } }),
   })

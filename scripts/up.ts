@@ -1,13 +1,12 @@
 /**
- * `make up`: a devnet node with a real timestamp authority beside it, shown at work.
+ * `make up`: a devnet node with real chains and a real timestamp authority beside it, shown at work.
  *
- * Starts openssl as the authority, starts the node, makes a client key, posts a first event, waits until its
- * receipt is anchored, verifies that receipt from its file and prints what was checked; then goes on
- * serving until Ctrl-C (`--once`: stops). Limits are off and times short: a devnet is for looking.
- * The authority runs in this process, so that it cannot outlive it.
+ * Starts bitcoind on regtest, anvil and openssl (what is absent is named and its rail off), starts the
+ * node, makes a client key, posts a first event, waits until its receipt is final on every rail, verifies
+ * that receipt from its file and prints what was checked; then goes on serving until Ctrl-C (`--once`:
+ * stops). Limits are off and times short: a devnet is for looking, and worth nothing.
  */
 
-import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
@@ -19,8 +18,10 @@ import type { Terminal } from './cli/command.ts'
 import { makeKey, signerFrom } from './cli/keygen.ts'
 import { getJson } from './cli/remote.ts'
 import { reportLines } from './cli/verify.ts'
-import { startTsa, type Tsa } from './devnet/tsa.ts'
+import { startDevnet, type Devnet, type Part } from './devnet/devnet.ts'
+import { anchorVars, partsOf } from './devnet/settings.ts'
 import { fail } from './fail.ts'
+import { RECEIPTS_DIR } from './receipt-files.ts'
 import { homeAt } from './home.ts'
 import {
   checkPort,
@@ -29,7 +30,6 @@ import {
   startNode,
   untilStopped,
   type RunningNode,
-  type TsaPins,
 } from './selfhost.ts'
 
 /** Settings of a devnet; an environment variable of the same name still wins. */
@@ -39,6 +39,8 @@ const DEVNET = {
   RATE_LIMIT_IP: '0',
   SEAL_BATCH_MAX_INTERVAL_MS: '2000',
   ANCHOR_TSA_INTERVAL_MS: '10000',
+  ANCHOR_BTC_INTERVAL_MS: '10000',
+  ANCHOR_EVM_INTERVAL_MS: '10000',
 } as const
 
 /** A due anchor is made within its interval and one cron minute. */
@@ -52,37 +54,41 @@ export async function up(args: readonly string[]): Promise<number> {
       home: { type: 'string' },
       port: { type: 'string', default: String(DEFAULT_PORT) },
       'tsa-port': { type: 'string', default: String(DEFAULT_PORT + 1) },
+      'btc-port': { type: 'string', default: String(DEFAULT_PORT + 2) },
+      'evm-port': { type: 'string', default: String(DEFAULT_PORT + 3) },
+      without: { type: 'string', multiple: true },
       once: { type: 'boolean', default: false },
     },
   })
   const home = homeAt(values.home)
-  const tsaPort = portOf(values['tsa-port'], '--tsa-port')
-  const started: Tsa[] = []
+  const ports = {
+    tsa: portOf(values['tsa-port'], '--tsa-port'),
+    btc: portOf(values['btc-port'], '--btc-port'),
+    evm: portOf(values['evm-port'], '--evm-port'),
+  }
+  const without = partsOf(values.without ?? [])
+  let devnet: Devnet | undefined
   let node: RunningNode | undefined
-  // Called once the home is ours: two devnets must not share one authority's keys and serial number.
-  const authority = async (): Promise<TsaPins> => {
-    await checkPort('127.0.0.1', tsaPort, '--tsa-port')
-    const tsa = await startTsa({ dir: join(home.path, 'devnet', 'tsa'), port: tsaPort })
-    started.push(tsa)
-    return { urls: tsa.url, rootsPem: tsa.rootPem }
-  }
-  const withTsa = hasOpenssl()
-  if (!withTsa) {
-    console.log(
-      'openssl is not installed: no timestamp authority, rail TSA is off (apt install openssl)',
-    )
-  }
   try {
     node = await startNode({
       home: home.path,
       port: portOf(values.port),
-      vars: devnetVars(),
-      ...(withTsa ? { tsa: authority } : {}),
+      receipts: RECEIPTS_DIR,
+      // Once the home is ours: two devnets must not share one authority's keys and one chain's folder.
+      vars: async () => {
+        for (const [part, port] of Object.entries(ports)) {
+          if (!without.has(part as Part)) await checkPort('127.0.0.1', port, `--${part}-port`)
+        }
+        const dir = join(home.path, 'devnet')
+        devnet = await startDevnet({ dir, ports, without, say: (line) => console.log(line) })
+        for (const { line } of devnet.absent) console.log(line)
+        return { ...devnetVars(), ...(await anchorVars(devnet, dir)) }
+      },
     })
     const stopped = untilStopped()
     for (const warning of node.warnings) console.error(`vaultmesh: ${warning}`)
-    introduce(node, started[0])
-    const shown = firstEvent(node, withTsa)
+    introduce(node, devnet!)
+    const shown = firstEvent(node)
     const signal = await Promise.race([stopped, shown])
     if (typeof signal !== 'string' && !values.once) {
       console.log('\nserving until Ctrl-C')
@@ -91,7 +97,7 @@ export async function up(args: readonly string[]): Promise<number> {
     return typeof signal === 'string' || signal.ok ? 0 : 1
   } finally {
     await node?.stop()
-    for (const tsa of started) await tsa.stop()
+    await devnet?.stop()
   }
 }
 
@@ -101,31 +107,31 @@ function devnetVars(): Record<string, string> {
   return vars
 }
 
-/** True if openssl runs. */
-export function hasOpenssl(): boolean {
-  return spawnSync('openssl', ['version'], { stdio: 'ignore' }).error === undefined
-}
-
-function introduce({ url, trust }: RunningNode, tsa: Tsa | undefined): void {
+function introduce({ url, trust }: RunningNode, { btc, evm, tsa }: Devnet): void {
   console.log(`node       ${url}  (${trust.node_id}, docs at ${url}/docs)`)
   console.log(`identity   ${trust.node_did}`)
   console.log(`log        ${trust.vkeys[0]}`)
-  console.log(`timestamps ${tsa === undefined ? 'off' : `${tsa.url} (openssl, devnet root)`}`)
+  const rail = (name: string, what: string | null): void =>
+    console.log(`${name.padEnd(11)}${what ?? 'off'}`)
+  rail('bitcoin', btc === null ? null : `127.0.0.1:${btc.port}  (bitcoind, regtest: worth nothing)`)
+  rail('evm', evm === null ? null : `${evm.url}  (anvil: worth nothing)`)
+  rail('timestamps', tsa === null ? null : `${tsa.url}  (openssl, devnet root)`)
 }
 
 /** Posts an event, waits for outside time on it, and shows that its receipt verifies from the files. */
-async function firstEvent(node: RunningNode, anchored: boolean): Promise<{ readonly ok: boolean }> {
+async function firstEvent(node: RunningNode): Promise<{ readonly ok: boolean }> {
   const { url, home, trust } = node
+  const { rails } = trust
   const signer = await clientSigner(home.clientKey)
   const jws = await sign(signer, { type: 'vm.demo.hello', data: { text: 'Hello, log.' } })
   console.log(`\nposting    one event, signed by ${signer.did}`)
   const posted = await post(url, jws, { wait: 30 })
   console.log(`accepted   ${posted.eventHash}`)
   let receipt = posted.receipt
-  if (anchored) {
+  if (rails.length > 0) {
     const tty = process.stdout.isTTY
-    if (tty) process.stdout.write('waiting    for the timestamp …')
-    receipt = await anchoredReceipt(url, eventHashOf(jws))
+    if (tty) process.stdout.write(`waiting    for ${rails.join(', ')} …`)
+    receipt = await finalReceipt(url, eventHashOf(jws))
     if (tty) process.stdout.write('\r\u001b[K')
   }
   if (receipt === undefined) {
@@ -143,7 +149,7 @@ async function firstEvent(node: RunningNode, anchored: boolean): Promise<{ reado
   const report = await verifyReceipt(receipt, trust, new TextEncoder().encode(jws))
   console.log(`\nreceipt    ${receipt.status}, leaf ${receipt.leafIndex} of ${receipt.origin}`)
   for (const line of reportLines(report, plain)) console.log(line)
-  const ok = report.verdict === 'verified' && (!anchored || report.anchored.includes('TSA'))
+  const ok = report.verdict === 'verified' && rails.every((rail) => report.anchored.includes(rail))
   console.log('\nverify it yourself, offline:')
   console.log(
     `  scripts/vaultmesh verify ${here(files.receipt)} ${here(files.event)} --trust ${here(home.trust)}`,
@@ -151,13 +157,13 @@ async function firstEvent(node: RunningNode, anchored: boolean): Promise<{ reado
   return { ok }
 }
 
-/** Asks until the event's receipt holds a verified anchor. */
-async function anchoredReceipt(url: string, eventHash: string): Promise<Receipt | undefined> {
+/** Asks until the event's receipt is final: a verified anchor on every rail. */
+async function finalReceipt(url: string, eventHash: string): Promise<Receipt | undefined> {
   const deadline = Date.now() + ANCHOR_TIMEOUT_MS
   let receipt: Receipt | undefined
   while (Date.now() < deadline) {
     receipt = await getJson<Receipt>(`${url}/receipts/${eventHash}`).catch(() => receipt)
-    if (receipt?.anchors.some((anchor) => anchor.status === 'verified') === true) return receipt
+    if (receipt?.status === 'final') return receipt
     await sleep(250)
   }
   return receipt

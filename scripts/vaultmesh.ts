@@ -6,6 +6,7 @@
  * 3 pending, 4 unreachable, 5 untrusted key.
  */
 
+import { anchor } from './cli/anchor.ts'
 import { batch } from './cli/batch.ts'
 import { Exit, outcomeOf, parse, type Command, type Outcome, type Terminal } from './cli/command.ts'
 import { dlq } from './cli/dlq.ts'
@@ -13,11 +14,13 @@ import { fsck } from './cli/fsck.ts'
 import { keygen } from './cli/keygen.ts'
 import { post } from './cli/post.ts'
 import { receipt } from './cli/receipt.ts'
+import { receipts } from './cli/receipts.ts'
 import { seal } from './cli/seal.ts'
 import { secrets } from './cli/secrets.ts'
 import { status } from './cli/status.ts'
 import { trust } from './cli/trust.ts'
 import { verify } from './cli/verify.ts'
+import { verifyAnchor } from './cli/verify-anchor.ts'
 import { fail } from './fail.ts'
 import manifest from '../package.json' with { type: 'json' }
 
@@ -29,6 +32,9 @@ const commands: readonly Command[] = [
   verify,
   trust,
   batch,
+  anchor,
+  verifyAnchor,
+  receipts,
   seal,
   fsck,
   dlq,
@@ -163,7 +169,7 @@ function overview(): string {
   ]
   return `usage: vaultmesh <command> [options]
 
-${rows.map(([name, summary]) => `  ${name.padEnd(10)}${summary}`).join('\n')}
+${rows.map(([name, summary]) => `  ${name.padEnd(15)}${summary}`).join('\n')}
 
 vaultmesh <command> --help says more; vaultmesh --version says which this is. All but the last two take --json.
 Exit codes: 0 done or verified, 1 refuted or refused, 2 usage, 3 pending, 4 unreachable, 5 untrusted key.

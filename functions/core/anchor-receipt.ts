@@ -4,41 +4,32 @@
  * One JSON object with the plan's eight fields and all it takes to check them without us. It is
  * written once, at finality, and never updated. Verification trusts no field: what the proof states
  * is derived from its bytes again and compared, so a receipt is either exactly what its proof says
- * or refuted. Nothing can vouch for `network`, `verifier`, `observedAt` and `treeSize` of a TSA
- * receipt: a token knows neither host nor tree (a checkpoint ties `treeSize` to `root`).
+ * or refuted. Nothing can vouch for `verifier` and `observedAt`, for `network` of a TSA receipt (a token
+ * knows no host), for `treeSize` (a checkpoint ties it to `root`), and for a Bitcoin `blockNumber` within
+ * the epoch of its difficulty: a header holds no height, but whoever asks the chain compares it.
  *
- * Each kind of proof is one entry of `verifiers`. A kind that this version does not know is answered
- * with `unsupported`, never with success.
+ * This file has the shape; each kind of proof has a file of its own (anchor-timestamp.ts,
+ * anchor-bitcoin.ts, anchor-ethereum.ts), and anchor-verify.ts finds it.
  */
 
 import * as z from 'zod'
-import { fromBase64, fromHex, hashFromHex, toBase64, toHex } from '#core/bytes.ts'
-import { certificateSha256 } from '#core/certificate.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import type { TimestampVerdict } from '#core/timestamp-proof.ts'
-import { verifyTimestamp } from '#core/timestamp-proof.ts'
+import type { CheckpointBits } from '#core/bitcoin-proof.ts'
 
-const hex64 = z.string().regex(/^[0-9a-f]{64}$/, '64 lowercase hex digits')
+/** Fields that proofs share. */
+export const hex64 = z.string().regex(/^[0-9a-f]{64}$/, '64 lowercase hex digits')
 const isoMs = z.iso.datetime({ precision: 3 })
-const count = z.int().nonnegative()
-
-/** RFC 3161 evidence (design §6): the token is the proof, the rest is what it says. */
-export const timestampProofSchema = z.strictObject({
-  type: z.literal('rfc3161'),
-  token: z.string().max(90_000),
-  nonce: z.string().regex(/^(?:[0-9a-f]{2}){8,32}$/),
-  policy: z.string(),
-  serial: z.string().regex(/^(?:[0-9a-f]{2})+$/),
-  tsaCertSha256: hex64,
-  rootSha256: hex64,
-  accuracyMs: count.nullable(),
-})
+export const count = z.int().nonnegative()
+/** A chain's name or a host: it is printed, so nothing in it may pass for a line of somebody else's. */
+export const networkName = z
+  .string()
+  .regex(/^[A-Za-z0-9._:[\]-]{1,255}$/, 'a name of a chain or a host')
 
 /** A persisted receipt. `proof` is checked further by the verifier that its `type` names. */
 export const anchorReceiptSchema = z.strictObject({
   root: z.string().regex(/^0x[0-9a-f]{64}$/),
   chain: z.enum(['BTC', 'EVM', 'TSA']),
-  network: z.string().min(1).max(255),
+  network: networkName,
   txHash: z.string().regex(/^(?:0x)?[0-9a-f]{64}$/),
   blockNumber: count.nullable(),
   anchorTs: isoMs,
@@ -51,18 +42,31 @@ export const anchorReceiptSchema = z.strictObject({
     requiredDepth: count,
     state: z.literal('final'),
   }),
-  proof: z.looseObject({ type: z.string() }),
+  proof: z.looseObject({ type: z.string().regex(/^[\w.-]{1,64}$/) }),
   group: z.array(z.string()).min(1),
 })
 
 export type AnchorReceipt = z.infer<typeof anchorReceiptSchema>
 export type Chain = AnchorReceipt['chain']
-export type TimestampProof = z.infer<typeof timestampProofSchema>
 
 /** What the verifying party trusts; each kind of proof reads its own part. */
 export interface AnchorTrust {
   /** PEM certificates of time-stamping roots. */
   readonly tsaRoots: readonly string[]
+  /** DIDs of nodes whose word is taken for "this EVM block is final". */
+  readonly nodeDids?: readonly string[]
+  /** EVM blocks that the caller knows to be final, e.g. from an RPC of its own. */
+  readonly evmBlocks?: readonly EvmBlock[]
+  /** Difficulty of Bitcoin mainnet beyond the shipped table, from headers that the caller walked. */
+  readonly bitcoinBits?: CheckpointBits
+}
+
+/** A block of an EVM chain. */
+export interface EvmBlock {
+  readonly chainId: number
+  readonly number: number
+  /** Lowercase 0x hex. */
+  readonly hash: string
 }
 
 /** The answer to "does this receipt hold?". Only `verified` is success. */
@@ -85,131 +89,71 @@ export type AnchorVerdict =
   | { readonly outcome: 'untrusted'; readonly reason: string }
   | { readonly outcome: 'unsupported'; readonly reason: string }
 
-type Verifier = (receipt: AnchorReceipt, trust: AnchorTrust) => Promise<AnchorVerdict>
-
-/** By `chain`, then `proof.type`. Bitcoin and EVM proofs are added here. */
-const verifiers: Partial<Record<Chain, Readonly<Record<string, Verifier>>>> = {
-  TSA: { rfc3161: verifyTimestampReceipt },
-}
-
-/** Judges a receipt offline. Takes any value, throws only if the *trust* is unreadable (`bad-config`). */
-export async function verifyAnchorReceipt(
-  receipt: unknown,
-  trust: AnchorTrust,
-): Promise<AnchorVerdict> {
-  const parsed = anchorReceiptSchema.safeParse(receipt)
-  if (!parsed.success) return malformed(parsed.error)
-  const { chain, proof } = parsed.data
-  const known = verifiers[chain] ?? {}
-  const verifier = Object.hasOwn(known, proof.type) ? known[proof.type] : undefined
-  if (verifier === undefined) {
-    const reason = `unsupported by this version: ${chain} proof of type ${proof.type.slice(0, 40)}`
-    return { outcome: 'unsupported', reason }
-  }
-  return verifier(parsed.data, trust)
-}
-
-/** The receipt for a verified token; the one place that knows how a TSA receipt is written. */
-export function timestampReceipt(input: {
-  readonly root: Uint8Array
-  readonly treeSize: number
-  readonly network: string
-  readonly token: Uint8Array
-  readonly nonce: Uint8Array
-  readonly verdict: TimestampVerdict
-  readonly version: string
-  readonly observedAt: number
-}): AnchorReceipt & { readonly proof: TimestampProof } {
-  const { verdict } = input
-  return {
-    root: `0x${toHex(input.root)}`,
-    chain: 'TSA',
-    network: input.network,
-    blockNumber: null,
-    verifier: `v${input.version}`,
-    status: 'verified',
-    treeSize: input.treeSize,
-    observedAt: new Date(input.observedAt).toISOString(),
-    ...stated(verdict),
-    proof: {
-      type: 'rfc3161',
-      token: toBase64(input.token),
-      nonce: toHex(input.nonce),
-      ...statedInProof(verdict),
-    },
-  }
-}
-
-async function verifyTimestampReceipt(
+/** Judges one kind of proof. */
+export type AnchorVerifier = (
   receipt: AnchorReceipt,
   trust: AnchorTrust,
-): Promise<AnchorVerdict> {
-  const parsed = timestampProofSchema.safeParse(receipt.proof)
-  if (!parsed.success) return malformed(parsed.error)
-  const proof = parsed.data
-  const trustedRoots = trust.tsaRoots.filter((pem) => certificateSha256(pem) === proof.rootSha256)
-  if (trustedRoots.length === 0) {
-    return { outcome: 'untrusted', reason: `TSA root ${proof.rootSha256} is not pinned` }
-  }
-  let verdict: TimestampVerdict
-  try {
-    verdict = await verifyTimestamp({
-      token: fromBase64(proof.token),
-      root: hashFromHex(receipt.root.slice(2)),
-      nonce: fromHex(proof.nonce),
-      trustedRoots,
-    })
-  } catch (error) {
-    if (!(error instanceof VaultMeshError) || error.code === 'bad-config') throw error
-    const check = typeof error.extra['check'] === 'string' ? error.extra['check'] : error.code
-    return { outcome: 'refuted', check, reason: error.message }
-  }
-  const derived = { ...stated(verdict), blockNumber: null, ...statedInProof(verdict) }
-  const claimed: Readonly<Record<string, unknown>> = { ...receipt, ...proof }
-  for (const [field, value] of Object.entries(derived)) {
+) => AnchorVerdict | Promise<AnchorVerdict>
+
+/** True on networks that anybody can make up: never evidence for others, never above a production one. */
+export function isDevNetwork(chain: Chain, network: string): boolean {
+  if (chain === 'BTC') return network !== 'mainnet'
+  if (chain === 'EVM') return /^(?:anvil|sepolia|holesky|hoodi|dev-.*)$/.test(network)
+  return /^(?:127(?:\.\d+){3}|\[::1\]|localhost|.*\.(?:localhost|local|test|example|invalid))$/.test(
+    network,
+  )
+}
+
+/**
+ * True on a dev network of a blockchain, whose blocks and times anybody can make. Not so of a TSA, whatever its
+ * host: its chain ends in a root that the caller pinned.
+ */
+export function isDevChain(chain: Chain, network: string): boolean {
+  return chain !== 'TSA' && isDevNetwork(chain, network)
+}
+
+/** How a root was anchored, as the outbox names it. */
+export function methodOf(receipt: Pick<AnchorReceipt, 'proof'>): string {
+  const { type } = receipt.proof
+  if (type === 'opentimestamps') return 'calendar'
+  return type === 'rfc3161' ? type : 'tx'
+}
+
+/** A verdict that the receipt contradicts its proof or itself. */
+export function refuted(check: string, reason: string): AnchorVerdict {
+  return { outcome: 'refuted', check, reason }
+}
+
+/** The refusal of a proof as a verdict; the caller's own mistakes (`bad-config`) are thrown. */
+export function refutedBy(error: unknown): AnchorVerdict {
+  if (!(error instanceof VaultMeshError) || error.code === 'bad-config') throw error
+  const check = typeof error.extra['check'] === 'string' ? error.extra['check'] : error.code
+  return refuted(check, error.message)
+}
+
+/** A verdict for a receipt or proof that has not the shape it must have. */
+export function malformed(error: z.ZodError): AnchorVerdict {
+  const [issue] = error.issues
+  const field = issue?.path.join('.') ?? ''
+  return refuted('shape', `${field === '' ? 'receipt' : field}: ${issue?.message ?? 'malformed'}`)
+}
+
+/** The first field that says something else than what the proof's bytes say, as a verdict; else null. */
+export function contradiction(
+  receipt: AnchorReceipt,
+  stated: Readonly<Record<string, unknown>>,
+): AnchorVerdict | null {
+  const claimed: Readonly<Record<string, unknown>> = { ...receipt, ...receipt.proof }
+  for (const [field, value] of Object.entries(stated)) {
     if (JSON.stringify(claimed[field], sorted) !== JSON.stringify(value, sorted)) {
-      return { outcome: 'refuted', check: field, reason: `${field} is not what the token says` }
+      return refuted(field, `${field} is not what the proof says`)
     }
   }
-  const { network, root, txHash } = receipt
-  const anchoredAt = verdict.genTime
-  const trustLine = `Only the holder of a certificate under TSA root ${proof.rootSha256} could forge or back-date this.`
-  const checks = [...verdict.checks, 'fields']
-  const trusted = { chain: 'TSA', network, root, txHash, anchoredAt, trust: trustLine } as const
-  return { outcome: 'verified', ...trusted, checks }
-}
-
-/** Receipt fields that a token determines. */
-function stated(verdict: TimestampVerdict) {
-  return {
-    txHash: verdict.txHash,
-    anchorTs: new Date(verdict.genTime).toISOString(),
-    // A token is final when it is made: no chain, so no depth.
-    finality: { observedDepth: 0, requiredDepth: 0, state: 'final' as const },
-    group: [verdict.txHash],
-  }
-}
-
-/** Proof fields that a token determines. */
-function statedInProof(verdict: TimestampVerdict) {
-  return {
-    policy: verdict.policy,
-    serial: verdict.serial,
-    tsaCertSha256: verdict.signerSha256,
-    rootSha256: verdict.rootSha256,
-    accuracyMs: verdict.accuracyMs,
-  }
+  return null
 }
 
 /** JSON.stringify replacer: the order of keys in a receipt carries no meaning. */
 function sorted(_key: string, value: unknown): unknown {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
   return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
-}
-
-function malformed(error: z.ZodError): AnchorVerdict {
-  const [issue] = error.issues
-  const field = issue?.path.join('.') ?? ''
-  const reason = `${field === '' ? 'receipt' : field}: ${issue?.message ?? 'malformed'}`
-  return { outcome: 'refuted', check: 'shape', reason }
 }

@@ -21,14 +21,15 @@ export type AnchorState =
 
 /** Where each state may go. A step that is not in the table is refused. */
 export const anchorTransitions: Readonly<Record<AnchorState, readonly AnchorState[]>> = {
-  queued: ['signed', 'held', 'failed'],
+  queued: ['queued', 'signed', 'held', 'failed'],
   signed: ['signed', 'broadcast', 'included', 'final', 'held', 'failed', 'dropped'],
   broadcast: ['signed', 'broadcast', 'included', 'final', 'orphaned', 'dropped', 'held', 'failed'],
-  included: ['included', 'final', 'orphaned', 'broadcast'],
-  orphaned: ['signed', 'broadcast', 'included', 'held', 'failed'],
-  dropped: ['signed', 'broadcast', 'included', 'held', 'failed'],
-  held: ['queued', 'signed', 'broadcast', 'included', 'final', 'failed'],
-  final: [],
+  included: ['included', 'final', 'orphaned', 'broadcast', 'dropped', 'signed', 'held'],
+  orphaned: ['signed', 'broadcast', 'included', 'final', 'dropped', 'held', 'failed'],
+  dropped: ['queued', 'signed', 'broadcast', 'included', 'final', 'held', 'failed'],
+  held: ['held', 'queued', 'signed', 'broadcast', 'included', 'final', 'dropped', 'failed'],
+  // Only a revocation leaves it.
+  final: ['orphaned'],
   failed: ['queued'],
 }
 

@@ -78,7 +78,7 @@ interface Network {
   readonly rule: 'retarget' | 'fixed' | null
 }
 
-/** Genesis and limits (Core chainparams.cpp). Only mainnet and regtest have a rule we can check. */
+/** Genesis and limits (Core chainparams.cpp). Test networks but signet and regtest have rules we do not check. */
 export const bitcoinNetworks: Readonly<Record<string, Network>> = {
   mainnet: {
     genesis: '000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f',
@@ -98,7 +98,7 @@ export const bitcoinNetworks: Readonly<Record<string, Network>> = {
   signet: {
     genesis: '00000008819873e925422c1ff0f99f7cc9bbb232af63a077a480a3633bee1ef6',
     limit: 0x1e0377ae,
-    rule: null,
+    rule: 'retarget',
   },
   regtest: {
     genesis: '0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206',

@@ -6,6 +6,8 @@
  */
 
 import * as z from 'zod'
+import { evmNetwork } from '#core/anchor-ethereum.ts'
+import { isDevNetwork, type Chain } from '#core/anchor-receipt.ts'
 import { utf8 } from '#core/bytes.ts'
 import { MAX_ORIGIN_BYTES } from '#core/checkpoint.ts'
 import { parseDid } from '#core/did.ts'
@@ -56,12 +58,55 @@ const schema = z.object({
   SEAL_PROMISE_SLACK_MS: integer(0, 604_800_000).default(600_000),
   SEAL_EAGER_MS: integer(0, 60_000).default(250),
   ANCHOR_TSA_INTERVAL_MS: integer(100, 86_400_000).default(60_000),
+  ANCHOR_BTC_INTERVAL_MS: integer(100, 604_800_000).default(3_600_000),
+  ANCHOR_EVM_INTERVAL_MS: integer(100, 604_800_000).default(3_600_000),
+  ANCHOR_BTC_METHOD: z.enum(['tx', 'calendar', 'both']).default('tx'),
+  BTC_NETWORK: z.enum(['mainnet', 'signet', 'regtest']).default('mainnet'),
+  BTC_URLS: list.default([]),
+  BTC_PRIVATE_KEY: z.string().default(''),
+  BTC_ADDRESS_TYPE: z.enum(['p2wpkh', 'p2tr']).default('p2wpkh'),
+  BTC_FEE_CAP_SAT: integer(200, 10_000_000).default(5000),
+  BTC_DEPTH: integer(7, 100).default(7),
+  OTS_CALENDARS: list.default([]),
+  EVM_CHAIN_ID: integer(1, 2 ** 40).default(1),
+  EVM_URLS: list.default([]),
+  EVM_PRIVATE_KEY: z.string().default(''),
+  EVM_FEE_CAP_GWEI: integer(1, 1e12).default(2_000_000),
   RAILS: list.default([]),
   TSA_URLS: list.default([]),
   TSA_ROOTS: z.string().default(''),
   TSA_POLICIES: list.default([]),
   PUBLIC_EVENTS: flag.default(true),
+  WEBHOOK_ALLOW_PRIVATE: flag.default(false),
 })
+
+/** How a node anchors in Bitcoin. URLs and key are secrets: they are in no log and no answer. */
+export interface BitcoinConfig {
+  readonly network: 'mainnet' | 'signet' | 'regtest'
+  readonly methods: readonly ('tx' | 'calendar')[]
+  /** `core+http(s)://user:pass@host:port` (Bitcoin Core JSON-RPC) or `esplora+http(s)://host/api`. */
+  readonly urls: readonly string[]
+  /** 64 hex digits or WIF; empty without method tx. */
+  readonly privateKey: string
+  readonly addressType: 'p2wpkh' | 'p2tr'
+  /** Most that one transaction may pay, in satoshi. */
+  readonly feeCapSat: number
+  /** Confirmations that make an anchor final: the block and those on top of it. */
+  readonly depth: number
+  readonly calendars: readonly string[]
+  readonly intervalMs: number
+}
+
+/** How a node anchors in an EVM chain. URLs and key are secrets. */
+export interface EvmConfig {
+  readonly chainId: number
+  readonly urls: readonly string[]
+  /** 0x and 64 hex digits. */
+  readonly privateKey: string
+  /** Most that one transaction may pay, in wei. */
+  readonly feeCapWei: bigint
+  readonly intervalMs: number
+}
 
 /** A node's settings, parsed. */
 export interface Config {
@@ -85,14 +130,20 @@ export interface Config {
   readonly sealPromiseSlackMs: number
   readonly sealEagerMs: number
   readonly anchorTsaIntervalMs: number
-  /** Rails an event must be anchored on to be final, e.g. ['TSA']. */
-  readonly rails: readonly 'TSA'[]
+  /** Rails an event must be anchored on to be final, e.g. ['BTC', 'EVM', 'TSA']. */
+  readonly rails: readonly Chain[]
+  /** Null unless RAILS names BTC. */
+  readonly bitcoin: BitcoinConfig | null
+  /** Null unless RAILS names EVM. */
+  readonly evm: EvmConfig | null
   readonly tsaUrls: readonly string[]
   /** PEM certificates that timestamp chains must end in. */
   readonly tsaRoots: readonly string[]
   /** Policy OIDs that timestamps must be issued under; empty accepts any. */
   readonly tsaPolicies: readonly string[]
   readonly publicEvents: boolean
+  /** Webhooks may go to http, private addresses and any port. */
+  readonly webhookAllowPrivate: boolean
 }
 
 /** The settings in `env`; throws `bad-config` naming the first bad key. */
@@ -108,10 +159,12 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
   }
   const v = parsed.data
   const rails = v.RAILS.map((rail) => rail.toUpperCase())
-  for (const rail of rails) if (rail !== 'TSA') throw bad('RAILS', `knows TSA, not "${rail}"`)
+  for (const rail of rails) {
+    if (!isChain(rail)) throw bad('RAILS', `knows BTC, EVM and TSA, not "${rail}"`)
+  }
   for (const url of v.TSA_URLS)
     if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ''))
-      throw bad('TSA_URLS', `"${url}" is not an http or https URL`)
+      throw bad('TSA_URLS', 'holds an address that is not http or https')
   const hosts = v.TSA_URLS.map((url) => new URL(url).hostname)
   if (new Set(hosts).size !== hosts.length) {
     throw bad('TSA_URLS', 'names one host twice; authorities of different operators are meant')
@@ -143,12 +196,79 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
     sealPromiseSlackMs: v.SEAL_PROMISE_SLACK_MS,
     sealEagerMs: v.SEAL_EAGER_MS,
     anchorTsaIntervalMs: v.ANCHOR_TSA_INTERVAL_MS,
-    rails: [...new Set(rails)] as 'TSA'[],
+    rails: [...new Set(rails)] as Chain[],
+    bitcoin: rails.includes('BTC') ? bitcoinConfig(v) : null,
+    evm: rails.includes('EVM') ? evmConfig(v) : null,
     tsaUrls: v.TSA_URLS,
     tsaRoots,
     tsaPolicies: v.TSA_POLICIES,
     publicEvents: v.PUBLIC_EVENTS,
+    webhookAllowPrivate: v.WEBHOOK_ALLOW_PRIVATE,
   }
+}
+
+type Values = z.infer<typeof schema>
+
+function bitcoinConfig(v: Values): BitcoinConfig {
+  const methods =
+    v.ANCHOR_BTC_METHOD === 'both' ? (['tx', 'calendar'] as const) : [v.ANCHOR_BTC_METHOD]
+  if (v.NETWORK === 'production' && v.BTC_NETWORK !== 'mainnet')
+    throw bad('BTC_NETWORK', `${v.BTC_NETWORK} is a dev network, and NETWORK is production`)
+  if (v.BTC_URLS.length === 0)
+    throw bad('BTC_URLS', 'is empty but RAILS names BTC: blocks must be asked of somebody')
+  // Values are not quoted: they may hold a password.
+  for (const url of v.BTC_URLS) {
+    if (!/^(?:core|esplora)\+https?:$/.test(URL.parse(url)?.protocol ?? ''))
+      throw bad(
+        'BTC_URLS',
+        'holds an address that is neither core+http(s):// nor esplora+http(s)://',
+      )
+  }
+  if (
+    methods.some((m) => m === 'tx') &&
+    !/^(?:[0-9a-fA-F]{64}|[1-9A-HJ-NP-Za-km-z]{51,52})$/.test(v.BTC_PRIVATE_KEY)
+  )
+    throw bad('BTC_PRIVATE_KEY', 'must be 64 hex digits or WIF; keys come from secrets/btc.env')
+  if (methods.some((m) => m === 'calendar') && v.OTS_CALENDARS.length === 0)
+    throw bad('OTS_CALENDARS', 'is empty but ANCHOR_BTC_METHOD needs calendars')
+  for (const url of v.OTS_CALENDARS)
+    if (!isHttp(url)) throw bad('OTS_CALENDARS', 'holds an address that is not http or https')
+  return {
+    network: v.BTC_NETWORK,
+    methods,
+    urls: v.BTC_URLS,
+    privateKey: v.BTC_PRIVATE_KEY,
+    addressType: v.BTC_ADDRESS_TYPE,
+    feeCapSat: v.BTC_FEE_CAP_SAT,
+    depth: v.BTC_DEPTH,
+    calendars: v.OTS_CALENDARS,
+    intervalMs: v.ANCHOR_BTC_INTERVAL_MS,
+  }
+}
+
+function evmConfig(v: Values): EvmConfig {
+  if (v.NETWORK === 'production' && isDevNetwork('EVM', evmNetwork(v.EVM_CHAIN_ID)))
+    throw bad('EVM_CHAIN_ID', `${v.EVM_CHAIN_ID} is a dev network, and NETWORK is production`)
+  if (v.EVM_URLS.length === 0) throw bad('EVM_URLS', 'is empty but RAILS names EVM')
+  for (const url of v.EVM_URLS)
+    if (!isHttp(url)) throw bad('EVM_URLS', 'holds an address that is not http or https')
+  if (!/^0x[0-9a-fA-F]{64}$/.test(v.EVM_PRIVATE_KEY))
+    throw bad('EVM_PRIVATE_KEY', 'must be 0x and 64 hex digits; keys come from secrets/evm.env')
+  return {
+    chainId: v.EVM_CHAIN_ID,
+    urls: v.EVM_URLS,
+    privateKey: v.EVM_PRIVATE_KEY,
+    feeCapWei: BigInt(v.EVM_FEE_CAP_GWEI) * 1_000_000_000n,
+    intervalMs: v.ANCHOR_EVM_INTERVAL_MS,
+  }
+}
+
+function isChain(text: string): text is Chain {
+  return text === 'BTC' || text === 'EVM' || text === 'TSA'
+}
+
+function isHttp(url: string): boolean {
+  return /^https?:$/.test(URL.parse(url)?.protocol ?? '')
 }
 
 function allowList(entries: readonly string[]): ReadonlySet<string> | null {

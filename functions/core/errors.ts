@@ -106,6 +106,18 @@ const table = {
     title: 'Payload does not match the pinned schema',
     advice: 'Fix data to match the JSON Schema pinned for this type.',
   },
+  'bad-webhook': {
+    status: 400,
+    title: 'Webhook refused',
+    advice:
+      'Use an https URL of a public host on port 443, and a request signed just now; the detail says what is wrong.',
+  },
+  'too-many-webhooks': {
+    status: 409,
+    title: 'Too many webhooks',
+    advice:
+      'A DID and an event have at most 8 webhooks each; end one first. Posted events are kept.',
+  },
   'rate-limited': {
     status: 429,
     title: 'Too many events',
@@ -189,6 +201,11 @@ const table = {
     status: 422,
     title: 'Timestamp token refused',
     advice: 'See the detail; the anchor is tried again at another authority.',
+  },
+  'not-anchored': {
+    status: 404,
+    title: 'Not anchored yet',
+    advice: 'Ask again later; /anchors/status shows when the next anchor is due.',
   },
   'anchor-failed': {
     status: 502,

@@ -49,10 +49,11 @@ export interface Timestamp {
   readonly items: readonly Item[]
 }
 
-/** An attestation, the message it is about, and the transaction on the way there, if any. */
+/** An attestation, the message it is about, the way there, and the transaction on it, if any. */
 export interface Attested {
   readonly attestation: Attestation
   readonly message: Uint8Array
+  readonly path: readonly Operation[]
   readonly transaction: Transaction | null
 }
 
@@ -106,6 +107,15 @@ export function parseOts(bytes: Uint8Array): Timestamp {
   return timestamp
 }
 
+/** Reads what a calendar answers: all that is said of `message`, without the head of a file. */
+export function parseTimestamp(message: Uint8Array, bytes: Uint8Array): Timestamp {
+  if (bytes.length > MAX_OTS_BYTES) throw refuse(`${bytes.length} bytes, at most 65536 are read`)
+  const reader = new Reader(bytes)
+  const timestamp = reader.timestamp(checkedMessage(message), 0)
+  if (!reader.isAtEnd) throw refuse('bytes follow its end')
+  return timestamp
+}
+
 /** The file of a timestamp whose message is a SHA-256, items in the order they have. */
 export function emitOts(timestamp: Timestamp): Uint8Array {
   if (timestamp.message.length !== 32) throw refuse('the file is not named by its SHA-256')
@@ -154,11 +164,17 @@ export function mergeTimestamps(first: Timestamp, ...others: readonly Timestamp[
 /** Every attestation of a timestamp, in order. A transaction is found as the message it is. */
 export function attestationsOf(timestamp: Timestamp): Attested[] {
   const found: Attested[] = []
+  const path: Operation[] = []
   const visit = ({ message, items }: Timestamp, above: Transaction | null) => {
     const transaction = transactionOf(message) ?? above
     for (const item of items) {
-      if ('attestation' in item) found.push({ ...item, message, transaction })
-      else visit(item.next, transaction)
+      if ('attestation' in item) {
+        found.push({ ...item, message, path: [...path], transaction })
+        continue
+      }
+      path.push(item.operation)
+      visit(item.next, transaction)
+      path.pop()
     }
   }
   visit(timestamp, null)
@@ -175,6 +191,22 @@ export function linearTimestamp(
   const messages = [message]
   for (const operation of operations) messages.push(apply(operation, messages.at(-1)!))
   let timestamp: Timestamp = { message: messages.at(-1)!, items: [{ attestation }] }
+  for (let i = operations.length - 1; i >= 0; i--) {
+    timestamp = { message: messages[i]!, items: [{ operation: operations[i]!, next: timestamp }] }
+  }
+  return timestamp
+}
+
+/** The timestamp of `message` that leads along `operations` to what `rest` says. */
+export function extendTimestamp(
+  message: Uint8Array,
+  operations: readonly Operation[],
+  rest: Timestamp,
+): Timestamp {
+  const messages = [message]
+  for (const operation of operations) messages.push(apply(operation, messages.at(-1)!))
+  if (!equal(messages.at(-1)!, rest.message)) throw refuse('the operations lead to another message')
+  let timestamp = rest
   for (let i = operations.length - 1; i >= 0; i--) {
     timestamp = { message: messages[i]!, items: [{ operation: operations[i]!, next: timestamp }] }
   }

@@ -6,12 +6,10 @@
  * is evidence against the node. Ed25519 is deterministic, so the same answer is the same bytes.
  */
 
-import { concat, fromBase64Url, fromUtf8, toHex, type Hash } from '#core/bytes.ts'
-import { VaultMeshError } from '#core/errors.ts'
+import { concat, toHex, type Hash } from '#core/bytes.ts'
 import { signJws, type IdentityKey } from '#core/node-keys.ts'
+import { verifyStatement } from '#core/node-statement.ts'
 import { sha256 } from '#core/sha256.ts'
-import { Signers } from '#core/signer.ts'
-import { parseStrictJson } from '#core/strict-json.ts'
 import { isoTime } from '#core/time.ts'
 
 /** `typ` of a promise. */
@@ -57,26 +55,10 @@ function claims(key: IdentityKey, terms: PromiseTerms): object {
   }
 }
 
-const CLAIMS = { code: 'bad-jws', name: 'The promise' } as const
-
 /**
  * The claims of a promise whose signature verifies under the key it names; whether that is the node's
- * is the caller's to check. Throws `bad-jws`, `bad-encoding`, `bad-header`, `bad-did`, `duplicate-key` or
- * `bad-signature`.
+ * is the caller's to check. Throws what `verifyStatement` throws.
  */
 export async function verifyPromise(jws: string): Promise<Readonly<Record<string, unknown>>> {
-  const parts = jws.split('.')
-  if (parts.length !== 3) throw new VaultMeshError('bad-jws', 'A promise is a compact JWS.')
-  const signer = await new Signers(PROMISE_TYP).of(parts[0]!)
-  const input = new TextEncoder().encode(`${parts[0]}.${parts[1]}`)
-  if (!(await signer.verify(input, fromBase64Url(parts[2]!)))) {
-    throw new VaultMeshError('bad-signature', 'The promise is not signed by the key it names.')
-  }
-  const claimed = parseStrictJson(fromUtf8(fromBase64Url(parts[1]!)), CLAIMS)
-  if (typeof claimed !== 'object' || claimed === null || Array.isArray(claimed))
-    throw new VaultMeshError('bad-jws', 'The promise is not a JSON object.')
-  const payload = claimed as Readonly<Record<string, unknown>>
-  if (payload['iss'] !== signer.did)
-    throw new VaultMeshError('bad-jws', 'The promise names another issuer.')
-  return payload
+  return (await verifyStatement(jws, PROMISE_TYP, 'The promise')).claims
 }

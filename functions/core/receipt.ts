@@ -14,9 +14,14 @@
 import * as z from 'zod'
 import {
   anchorReceiptSchema,
-  verifyAnchorReceipt,
+  isDevChain,
+  isDevNetwork,
+  methodOf,
+  networkName,
   type AnchorReceipt,
+  type AnchorTrust,
 } from '#core/anchor-receipt.ts'
+import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
 import { equal, fromUtf8, hashFromHex, toHex, utf8, type Hash } from '#core/bytes.ts'
 import { parseCheckpoint, verifyCheckpoint, type Checkpoint } from '#core/checkpoint.ts'
 import { verifyConsistencyProof } from '#core/consistency-proof.ts'
@@ -45,7 +50,7 @@ const listedAnchorSchema = anchorReceiptSchema.extend({
 const pendingAnchorSchema = z.looseObject({
   root: z.string(),
   chain: z.enum(['BTC', 'EVM', 'TSA']),
-  network: z.string(),
+  network: networkName,
   status: z.enum(['pending', 'submitted', 'included', 'reorged', 'failed']),
 })
 
@@ -73,11 +78,9 @@ export type ListedAnchor = z.infer<typeof listedAnchorSchema>
 export type PendingAnchor = z.infer<typeof pendingAnchorSchema>
 
 /** Whom the verifying party trusts. */
-export interface ReceiptTrust {
+export interface ReceiptTrust extends AnchorTrust {
   /** Verifier keys of logs (`name+hex+base64`). */
   readonly vkeys: readonly string[]
-  /** PEM certificates that timestamp chains must end in. */
-  readonly tsaRoots: readonly string[]
 }
 
 /** One line of the report. `ok` is null for what was not checked, with the reason in `detail`. */
@@ -95,7 +98,12 @@ export interface Report {
   readonly sentence: string
   /** Chains of the anchors that verified. */
   readonly anchored: readonly string[]
-  /** The earliest outside moment before which the event stood in the log, epoch ms, or null. */
+  /** Those of them on no dev chain: the others anybody can make, with any time in them. */
+  readonly production: readonly string[]
+  /**
+   * The earliest outside moment before which the event stood in the log, epoch ms, or null. A dev chain's
+   * counts only where there is no other.
+   */
   readonly beforeAt: number | null
   /** Fields of the receipt that no check here covers: the node's word, and anybody's who had the file. */
   readonly unproven: readonly (keyof Receipt)[]
@@ -143,6 +151,7 @@ export async function verifyReceipt(
         ? `Nothing was proven: ${error.message}`
         : `Refuted at "${name}": ${error.message}`,
       anchored: [],
+      production: [],
       beforeAt: null,
       unproven,
     }
@@ -193,10 +202,11 @@ export async function verifyReceipt(
   }
 
   const anchored: string[] = []
-  const trusts: string[] = []
-  let beforeAt: number | null = null
+  const production: string[] = []
+  const trusts = new Set<string>()
+  const times: Record<'dev' | 'production', number[]> = { dev: [], production: [] }
   for (const anchor of receipt.anchors) {
-    const name = `anchor ${anchor.chain} ${anchor.network}`
+    const name = nameOf(anchor)
     if (anchor.status !== 'verified') {
       checks.push({ name, ok: null, detail: `${anchor.status}: under way, no evidence yet` })
       continue
@@ -213,13 +223,16 @@ export async function verifyReceipt(
         continue
       }
       anchored.push(anchor.chain)
-      trusts.push(verdict.trust)
-      beforeAt = Math.min(beforeAt ?? Infinity, verdict.anchoredAt)
+      trusts.add(verdict.trust)
+      const isDev = isDevChain(bare.chain, bare.network)
+      if (!isDev) production.push(anchor.chain)
+      times[isDev ? 'dev' : 'production'].push(verdict.anchoredAt)
+      const dev = isDevNetwork(bare.chain, bare.network) ? ', a dev network' : ''
       const later = consistencyProof === undefined ? '' : `, consistent with size ${bare.treeSize}`
       checks.push({
         name,
         ok: true,
-        detail: `before ${bare.anchorTs}${later} (${verdict.checks.length} checks)`,
+        detail: `before ${bare.anchorTs}${dev}${later} (${verdict.checks.length} checks)`,
       })
     } catch (error) {
       return fail(name, error)
@@ -234,23 +247,38 @@ export async function verifyReceipt(
     })
   }
   checks.push({ name: 'height, status', ok: null, detail: 'said by the node' })
-  const proven = sentenceFor(receipt, beforeAt, trusts)
+  const isDev = times.production.length === 0
+  const all = isDev ? times.dev : times.production
+  const beforeAt = all.length === 0 ? null : Math.min(...all)
+  const proven = sentenceFor(receipt, beforeAt, { isDev, trusts: [...trusts] })
   return {
     verdict: 'verified',
     checks,
     sentence: event === undefined ? `${proven} Who signed the event was not checked.` : proven,
     anchored,
+    production,
     beforeAt,
     unproven,
   }
 }
 
-function sentenceFor(receipt: Receipt, beforeAt: number | null, trusts: readonly string[]): string {
+/** What an anchor is called in the report: Bitcoin may be reached in two ways. */
+function nameOf(anchor: ListedAnchor | PendingAnchor): string {
+  const method = 'proof' in anchor ? methodOf(anchor as ListedAnchor) : anchor['method']
+  return `anchor ${anchor.chain} ${anchor.network}${method === 'calendar' ? ' calendar' : ''}`
+}
+
+function sentenceFor(
+  receipt: Receipt,
+  beforeAt: number | null,
+  { isDev, trusts }: { readonly isDev: boolean; readonly trusts: readonly string[] },
+): string {
   const place = `The event is leaf ${receipt.leafIndex} of the log ${receipt.origin}`
   if (beforeAt === null) {
     return `${place}; the holder of the log's key vouches for it, and no outside time was proven.`
   }
-  return `${place} and stood there before ${new Date(beforeAt).toISOString()}. ${trusts.join(' ')}`
+  const dev = isDev ? ' on dev networks alone, which prove nothing to others' : ''
+  return `${place} and stood there before ${new Date(beforeAt).toISOString()}${dev}. ${trusts.join(' ')}`
 }
 
 async function checkEvent(event: Uint8Array, receipt: Receipt, eventHash: Hash): Promise<string> {

@@ -8,7 +8,10 @@ import { equal, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { sha256 } from '#core/sha256.ts'
 import { listDeadLetters, markReplayed } from '#store/alerts.ts'
+import { receiptOfJob } from '#store/anchor-receipts.ts'
+import { anchorRow, releaseAnchor } from '#store/anchors.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
+import { jobOf } from './anchors.ts'
 import { asVaultMeshError } from './problem.ts'
 import { decimal, json, route, type Call } from './route.ts'
 
@@ -59,6 +62,80 @@ export const postStart = route({
     } catch (error) {
       throw asVaultMeshError(error, 'storage-failed')
     }
+  },
+})
+
+/** POST /admin/anchor?chain=BTC: anchor the newest root on a chain now. */
+export const postAnchor = route({
+  method: 'POST',
+  path: '/admin/anchor',
+  tag: 'admin',
+  summary: 'Anchor the newest root on a chain now',
+  internal: true,
+  query: z.object({ chain: z.enum(['BTC', 'EVM', 'TSA']) }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    try {
+      return json(await call.env.SEQUENCER.getByName('log').anchor(call.query.chain))
+    } catch (error) {
+      throw asVaultMeshError(error, 'storage-failed')
+    }
+  },
+})
+
+/** POST /admin/anchors/{id}/release: try a held job now. */
+export const postRelease = route({
+  method: 'POST',
+  path: '/admin/anchors/{id}/release',
+  tag: 'admin',
+  summary: 'Let a held anchor job be tried',
+  internal: true,
+  params: z.object({ id: decimal(1) }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { env, params } = call
+    if (!(await releaseAnchor(env, params.id, Date.now()))) {
+      throw new VaultMeshError('not-found', `No anchor job ${params.id} is under way.`)
+    }
+    return json({ released: params.id })
+  },
+})
+
+/** GET /admin/rails: the chains that this node anchors on. */
+export const getRails = route({
+  method: 'GET',
+  path: '/admin/rails',
+  tag: 'admin',
+  summary: 'The chains this node anchors on',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    return json({ rails: call.node.config.rails })
+  },
+})
+
+/** GET /admin/anchors/{id}: a job, with its receipt once it is final. */
+export const getAnchorJob = route({
+  method: 'GET',
+  path: '/admin/anchors/{id}',
+  tag: 'admin',
+  summary: 'An anchor job and its receipt',
+  internal: true,
+  params: z.object({ id: decimal(1) }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { env, params } = call
+    const row = await anchorRow(env.DB, params.id)
+    if (row === null) throw new VaultMeshError('not-found', `There is no job ${params.id}.`)
+    const { receipt, revision } = (await receiptOfJob(env.DB, row)) ?? {
+      receipt: null,
+      revision: 0,
+    }
+    return json({ ...jobOf(row), receipt, revision })
   },
 })
 

@@ -6,17 +6,29 @@ import { Hono } from 'hono'
 import type * as z from 'zod'
 import { VaultMeshError } from '#core/errors.ts'
 import { nodeOf } from '#store/node.ts'
-import { getDeadLetters, getFsck, postReplay, postSeal, postStart } from './admin.ts'
+import {
+  getDeadLetters,
+  getAnchorJob,
+  getFsck,
+  getRails,
+  postAnchor,
+  postRelease,
+  postReplay,
+  postSeal,
+  postStart,
+} from './admin.ts'
+import { getAnchor, getAnchorReceipts, getAnchorStatus } from './anchors.ts'
 import { getBatch, getBatchEvents, listRoute } from './batches.ts'
 import { openToAll, preflight } from './cors.ts'
 import { getDocs, getOpenApi, getProblemPage, getRoot } from './docs.ts'
 import { getEvent, getEventStatus, searchRoute } from './events.ts'
 import { postEvents } from './intake.ts'
 import { getCheckpoint, getConsistencyProof, getInclusionProof, getTile } from './log.ts'
-import { getAlerts, getAnchorStatus, getHealth, getWellKnown } from './node-info.ts'
+import { getAlerts, getHealth, getWellKnown } from './node-info.ts'
 import { asVaultMeshError, problemResponse } from './problem.ts'
 import { getReceipt } from './receipts.ts'
 import type { Route } from './route.ts'
+import { getWebhook, postWebhook } from './webhooks.ts'
 
 /** All routes. /openapi.json is made from this table. */
 export const routes: readonly Route[] = [
@@ -32,7 +44,11 @@ export const routes: readonly Route[] = [
   getTile,
   getInclusionProof,
   getConsistencyProof,
+  postWebhook,
+  getWebhook,
   getAnchorStatus,
+  getAnchorReceipts,
+  getAnchor,
   getHealth,
   getWellKnown,
   getAlerts,
@@ -45,6 +61,10 @@ export const routes: readonly Route[] = [
   getFsck,
   getDeadLetters,
   postReplay,
+  postAnchor,
+  getRails,
+  getAnchorJob,
+  postRelease,
 ]
 
 const app = new Hono<{ Bindings: Env }>()
@@ -130,7 +150,10 @@ async function serve(route: Route, request: Request, context: Context): Promise<
       get requestId() {
         return (id ??= requestIdOf(request))
       },
-      params: route.params === undefined ? {} : checked(route.params, params, 'path'),
+      params:
+        route.params === undefined || route.isBare === true
+          ? params
+          : checked(route.params, params, 'path'),
       query:
         route.query === undefined
           ? {}

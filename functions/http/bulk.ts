@@ -8,6 +8,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { promiseBulk } from '#core/promise.ts'
 import type { Alg } from '#core/signer.ts'
 import { isoTime } from '#core/time.ts'
+import type { WatchedEvent } from '#store/webhooks.ts'
 import { admitAll, hashName } from './admission.ts'
 import { readBody, trimEnd } from './body.ts'
 import {
@@ -21,6 +22,7 @@ import {
 } from './intake-rules.ts'
 import { asVaultMeshError, problemOf } from './problem.ts'
 import type { Call } from './route.ts'
+import { watchEvents } from './webhooks.ts'
 
 /** Largest bulk. 10,000 lines of 839 bytes; more lines or longer ones are several requests. */
 export const MAX_BULK_BYTES = 8_388_608
@@ -66,6 +68,7 @@ export async function postBulk(call: Call): Promise<Response> {
   )
   const results: string[] = []
   const hashes: Hash[] = []
+  const kept: WatchedEvent[] = []
   let receivedAt = 0
   let next = 0
   for (const [i, { line }] of lines.entries()) {
@@ -84,6 +87,7 @@ export async function postBulk(call: Call): Promise<Response> {
       continue
     }
     hashes.push(admission.eventHash)
+    kept.push({ eventHash: admission.eventHash, did: mine.open.signer.canonical })
     receivedAt = Math.max(receivedAt, admission.receivedAt)
     const { eventHash } = admission
     const duplicate = admission.state === 'duplicate' || !equal(eventHash, mine.open.eventHash)
@@ -98,6 +102,7 @@ export async function postBulk(call: Call): Promise<Response> {
       }),
     )
   }
+  await watchEvents(call, kept)
   const promise =
     hashes.length === 0
       ? ''

@@ -7,14 +7,19 @@
  */
 
 /** Headers that a page may send on a cross-origin request. */
-const REQUEST_HEADERS = 'content-type, prefer, if-none-match, x-request-id'
+const REQUEST_HEADERS = 'content-type, prefer, if-none-match, vaultmesh-webhook, x-request-id'
 /** A day; browsers cap it themselves (2 h in Chromium). */
 const MAX_AGE_S = 86_400
 
-/** Lets a page of any origin read an answer and its headers. */
+/** What lets a page of any origin read an answer and its headers. */
+export const OPEN_HEADERS = {
+  'access-control-allow-origin': '*',
+  'access-control-expose-headers': '*',
+} as const
+
+/** Adds OPEN_HEADERS to an answer. */
 export function openToAll(response: Response): Response {
-  response.headers.set('access-control-allow-origin', '*')
-  response.headers.set('access-control-expose-headers', '*')
+  for (const [name, value] of Object.entries(OPEN_HEADERS)) response.headers.set(name, value)
   return response
 }
 

@@ -27,6 +27,7 @@ import {
 import { readPrefer } from './prefer.ts'
 import { json, route, type Call } from './route.ts'
 import { MAX_UNSIGNED_BYTES, postUnsigned } from './unsigned.ts'
+import { postedTarget, watched, watchEvent } from './webhooks.ts'
 
 /** A JSON body may escape each character of a JWS in six ("\u0041"), plus the wrapper. */
 const MAX_JSON_BYTES = 6 * MAX_EVENT_BYTES + 1024
@@ -116,6 +117,8 @@ export const postEvents = route({
 
 async function post(call: Call): Promise<Response> {
   const { request, node } = call
+  // Refused before anything is stored.
+  postedTarget(call)
   const type = mediaType(request)
   if (type === 'application/x-ndjson') return postBulk(call)
   let bytes: Uint8Array
@@ -151,7 +154,8 @@ async function post(call: Call): Promise<Response> {
   if (prefer.respondAsync) return receiveUnverified(call, open)
   await verifyEnvelope(open)
   limitSigner(call, open.signer.canonical, 'did')
-  return answer(call, open, admit(call.env, call.ctx, node, open), prefer.waitS)
+  const joined = admit(call.env, call.ctx, node, open)
+  return answer(call, open, watched(call, joined, open.signer.canonical), prefer.waitS)
 }
 
 /** Like `wrappedEvent`; a node that takes unsigned bodies takes broken JSON as one of them. */
@@ -177,6 +181,7 @@ async function receiveUnverified(call: Call, open: OpenEnvelope): Promise<Respon
   } catch (error) {
     throw poolError(error)
   }
+  await watchEvent(call, { eventHash: open.eventHash, did: open.signer.canonical })
   // A lost message costs time, not the event: the shard's alarm sends it again.
   call.ctx.waitUntil(env.INTAKE_QUEUE.send({ shard, eventHash }).catch(() => undefined))
   const links = linksOf(open.eventHash)

@@ -1,15 +1,14 @@
 /**
- * Who this node is and how it does: health, the well-known file, alerts, the state of anchors.
+ * Who this node is and how it does: health, the well-known file, alerts.
  */
 
 import * as z from 'zod'
-import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
 import { isoTime } from '#core/time.ts'
+import { webhookKey } from '#core/webhook.ts'
 import { openAlerts } from '#store/alerts.ts'
-import { recentAnchors } from '#store/anchors.ts'
 import { VERSION } from '#store/node.ts'
 import { currentHead } from './log.ts'
-import { decimal, json, route } from './route.ts'
+import { json, route } from './route.ts'
 
 /** GET /healthz: the process answers; what it could learn of the log rides along. */
 export const getHealth = route({
@@ -89,6 +88,9 @@ export const getWellKnown = route({
             rails: z.array(z.string()).describe('chains an event must be anchored on to be final'),
             lawHash: z.string().nullable(),
             rotation: z.array(z.string()),
+            webhook_key: z
+              .string()
+              .describe('signs webhooks: whpk_<base64 Ed25519>, the key of node_did'),
             tsa_roots: z.array(z.string()).describe('PEM roots that timestamps lead to'),
           })
           .meta({ id: 'WellKnown' }),
@@ -108,73 +110,8 @@ export const getWellKnown = route({
       rails: config.rails,
       lawHash: null,
       rotation: [],
+      webhook_key: webhookKey(node.identity.publicKey),
       tsa_roots: config.tsaRoots,
-    })
-  },
-})
-
-/** GET /anchors/status: the newest jobs with attempts, delays and the provider chosen. */
-export const getAnchorStatus = route({
-  method: 'GET',
-  path: '/anchors/status',
-  tag: 'anchors',
-  summary: 'The anchor outbox: what waits, why, and when it is tried again',
-  query: z.object({
-    limit: decimal(1, 1000).default(50).describe('jobs, newest first; 50 if absent'),
-  }),
-  answers: {
-    200: {
-      description: 'newest first',
-      content: {
-        'application/json': z
-          .object({
-            anchors: z.array(
-              z.looseObject({
-                root: z.string().describe('0x<hex>'),
-                treeSize: z.int(),
-                chain: z.string(),
-                network: z.string(),
-                status: z.enum([
-                  'pending',
-                  'submitted',
-                  'included',
-                  'verified',
-                  'reorged',
-                  'failed',
-                ]),
-                attempts: z.int(),
-                failures: z.int().describe('since the last success'),
-                nextAt: z.string().meta({ format: 'date-time' }).nullable(),
-                reason: z.string().nullable(),
-              }),
-            ),
-          })
-          .meta({ id: 'AnchorStatus' }),
-      },
-    },
-  },
-  async handle({ env, query }) {
-    const rows = await recentAnchors(env.DB, query.limit)
-    return json({
-      anchors: rows.map((row) => ({
-        id: row.id,
-        root: `0x${row.root}`,
-        treeSize: row.treeSize,
-        chain: row.chain,
-        network: row.network,
-        method: row.method,
-        status: receiptStatus[row.state as AnchorState],
-        state: row.state,
-        attempts: row.attempts,
-        failures: row.failures,
-        delaySeconds: row.delayMs / 1000,
-        nextAt: row.state === 'final' ? null : isoTime(row.nextAt),
-        provider:
-          row.provider === null
-            ? null
-            : { network: row.network, why: 'the authority configured for this job' },
-        reason: row.reason,
-      })),
     })
   },
 })

@@ -10,6 +10,8 @@
 import * as z from 'zod'
 import { cloudEventSchema } from '#core/cloud-event.ts'
 import { MAX_EVENT_BYTES } from '#core/envelope.ts'
+import { webhookRequestSchema } from '#core/webhook-request.ts'
+import { webhookSchema } from '#core/webhook.ts'
 import { VERSION } from '#store/node.ts'
 import { MAX_BULK_BYTES, MAX_BULK_LINES } from './bulk.ts'
 import examples from './openapi-examples.json'
@@ -38,6 +40,11 @@ const tags = [
       'The transparency log: C2SP tlog-tiles, signed checkpoints, RFC 9162 proofs. Any C2SP verifier reads it.',
   },
   { name: 'anchors', description: 'How log roots reach outside time.' },
+  {
+    name: 'webhooks',
+    description:
+      'Be told instead of asking: Standard Webhooks, signed by the node’s Ed25519 key (`webhook_key`).',
+  },
   { name: 'node', description: 'Who the node is and how it does.' },
   { name: 'docs', description: 'This document, for machines and for people.' },
 ] as const
@@ -143,6 +150,29 @@ interface Note {
 
 const ACCEPT_JOSE = 'application/jose gives the bare manifest; q-values count (RFC 9110 §12.5.1).'
 
+const WEBHOOK_TARGET =
+  'A URL to be told: https, a public host, port 443, at most 2,048 characters, no user name, no fragment. It is never shown or logged.'
+
+/** How to sign a request with stock tools; a program signs it as it signs events. */
+const REGISTER = `openssl genpkey -algorithm ed25519 -out key.pem
+b64u() { basenc --base64url -w0 | tr -d =; }
+did=did:key:z$(openssl pkey -in key.pem -pubout -outform DER | tail -c 32 | python3 -c '
+import sys
+n, text = int.from_bytes(b"\\xed\\x01" + sys.stdin.buffer.read(), "big"), ""
+while n:
+    n, digit = divmod(n, 58)
+    text = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"[digit] + text
+print(text)')
+aud=$(curl -s ${LOCAL}/.well-known/vaultmesh.json | grep -o '"origin":"[^"]*"' | cut -d '"' -f 4)
+now=$(date +%s)
+header=$(printf '{"alg":"EdDSA","kid":"%s","typ":"vm-webhook+jws"}' "$did" | b64u)
+claims=$(printf '{"iss":"%s","aud":"%s","iat":%d,"exp":%d,"jti":"%s","url":"%s","events":["event.sealed","event.final"]}' \\
+  "$did" "$aud" "$now" $((now + 60)) "$(openssl rand -hex 16)" https://receiver.example/told | b64u)
+printf '%s.%s' "$header" "$claims" > request
+signature=$(openssl pkeyutl -sign -rawin -inkey key.pem -in request | b64u)
+curl -s --data-binary "$header.$claims.$signature" -H 'content-type: application/jose' \\
+  ${LOCAL}/webhooks | tee webhook.json`
+
 /** By `METHOD path` as the route table writes it. */
 export const notes: Readonly<Record<string, Note>> = {
   'POST /events': {
@@ -154,6 +184,7 @@ A node with \`HARBINGER_SIG_REQUIRED=0\` also wraps a body of any other media ty
     headers: {
       Prefer:
         '`wait=n` waits up to n (≤ 60) seconds for the seal and then answers 200 with the receipt in it; `respond-async` answers before the signature is checked (status `received`, no promise yet). RFC 7240.',
+      'VaultMesh-Webhook': `${WEBHOOK_TARGET} It is told of this event (of a bulk: of each that was kept) when it is sealed, anchored and final, and forgotten after 30 days. Kept before the 2xx; a 503 may mean that only the webhook was not: post again. Status \`received\` and a duplicate signed twice differently: the hook stays with the hash that was posted.`,
     },
     curl: `${ANY_HASH}
 curl -s "${LOCAL}/events/$hash" > event.jws
@@ -217,7 +248,30 @@ curl -s "${LOCAL}/log/$path" | od -An -tx1 | head -n 2`,
     curl: `curl -s '${LOCAL}/log/proof/consistency?from=1'`,
   },
   'GET /anchors/status': {
-    description: 'Each job with its state, its attempts and when it is tried again.',
+    description:
+      'Each job with its state, its attempts and when it is tried again; how long the oldest root waits on each rail; and what is known of the providers the rails ask. A dev network is marked: it proves nothing to others.',
+  },
+  'GET /anchors/{id}': {
+    description:
+      'The newest 64 attempts of a job. After a failure the next one waits min(1800, 30·2^(n−1)) s, the second half of it at random; waiting for a block is no failure.',
+  },
+  'GET /anchors/receipts': {
+    description:
+      'The plan’s eight fields and the whole offline proof of each. A receipt is never changed; where the chain contradicted one later, the record of that stands beside it.',
+  },
+  'POST /webhooks': {
+    description: `The body is a compact JWS signed by the DID’s key, with \`typ\` \`vm-webhook+jws\` and the claims of \`WebhookRequest\`: to register a \`url\` for \`events\` of the DID that are sealed from now on (the same \`url\` again changes its \`events\`), or to \`delete\` by id. ${WEBHOOK_TARGET} A DID has at most 8.
+
+Each notice is a \`Webhook\` in the body of a POST with \`webhook-id\`, \`webhook-timestamp\` and \`webhook-signature\`. Check that: Ed25519 by \`webhook_key\` of /.well-known/vaultmesh.json over \`<webhook-id>.<webhook-timestamp>.<body>\`; a timestamp of the last minutes; \`data.hook\`, since the node signs for all its receivers with one key. A notice may come twice, with one \`webhook-id\`, and they may come in any order.
+
+Answer 2xx within 10 s to take it, 410 to end the webhook. Anything else, a redirect included, is tried again after 30, 60, 120 … 1,800 s (each less up to a half at random, and not before a \`Retry-After\` in seconds) until it is three days old.`,
+    curl: REGISTER,
+  },
+  'GET /webhooks/{id}': {
+    description:
+      'Attempts, and when the next one is due. `id` is what POST /webhooks answered, and `data.hook` of a notice.',
+    curl: `id=$(grep -o 'wh_[A-Za-z0-9_-]*' webhook.json | head -n 1)
+curl -s "${LOCAL}/webhooks/$id"`,
   },
   'GET /healthz': { description: '200 as long as the process answers.' },
   'GET /.well-known/vaultmesh.json': {
@@ -229,6 +283,7 @@ curl -s "${LOCAL}/log/$path" | od -An -tx1 | head -n 2`,
 export function openApiDocument(routes: readonly Route[]): Schema {
   const components: Components = { ...opaqueComponents }
   jsonSchema(cloudEventSchema, components)
+  jsonSchema(webhookRequestSchema, components)
   const paths: Record<string, Record<string, unknown>> = {}
   for (const route of routes) {
     if (route.internal === true) continue
@@ -249,6 +304,23 @@ export function openApiDocument(routes: readonly Route[]): Schema {
     security: [],
     tags,
     paths,
+    webhooks: {
+      notice: {
+        post: {
+          operationId: 'notice',
+          tags: ['webhooks'],
+          summary: 'What a registered URL is sent',
+          requestBody: {
+            required: true,
+            content: { 'application/json': { schema: jsonSchema(webhookSchema, components) } },
+          },
+          responses: {
+            '2XX': { description: 'taken' },
+            '410': { description: 'the webhook ends' },
+          },
+        },
+      },
+    },
     components: {
       schemas: Object.fromEntries(Object.entries(components).sort(([a], [b]) => (a < b ? -1 : 1))),
       responses: {

@@ -6,15 +6,21 @@
  */
 
 import * as z from 'zod'
+import { eventOts, type EventAnchor } from '#core/anchor-ots.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { receiptAsProofFile, receiptSchema } from '#core/receipt.ts'
-import { findEvent } from '#store/events.ts'
+import { anchorsOfLeaf } from '#store/anchor-receipts.ts'
+import { findEvent, type IndexedEvent } from '#store/events.ts'
 import { ANCHORS_PER_PAGE, listAnchors, pageOfAnchors } from '#store/leaf-anchors.ts'
+import { proveInclusion } from '#store/log.ts'
 import { buildReceipt } from '#store/receipts.ts'
 import { hashName } from './admission.ts'
 import { hashParam } from './events.ts'
 import { preferred } from './negotiation.ts'
 import { decimal, json, route } from './route.ts'
+
+/** The media type that calendars use for timestamps. */
+const OTS_TYPE = 'application/vnd.opentimestamps.v1'
 
 /** The receipt route. */
 export const getReceipt = route({
@@ -25,9 +31,11 @@ export const getReceipt = route({
   params: z.object({ eventHash: hashParam }),
   query: z.object({
     format: z
-      .enum(['json', 'tlog-proof'])
+      .enum(['json', 'tlog-proof', 'ots'])
       .optional()
-      .describe('instead of Accept, for links and browsers'),
+      .describe(
+        'instead of Accept, for links and browsers; ots: an OpenTimestamps file, once Bitcoin has it',
+      ),
     anchors: z
       .enum(['all'])
       .optional()
@@ -39,9 +47,12 @@ export const getReceipt = route({
   answers: {
     200: {
       description: 'JSON, or C2SP tlog-proof for Accept: text/plain or ?format=tlog-proof',
-      content: { 'application/json': receiptSchema, 'text/plain': null },
+      content: { 'application/json': receiptSchema, 'text/plain': null, [OTS_TYPE]: null },
     },
-    404: { description: 'not sealed yet; the status link says where it stands' },
+    404: {
+      description:
+        'not sealed yet, or not in Bitcoin for ots; the status link says where it stands',
+    },
   },
   async handle(call) {
     const { env, node, params, request, query } = call
@@ -54,6 +65,8 @@ export const getReceipt = route({
         extra: { statusLink: `/events/${name}/status` },
       })
     }
+    if (query.format === 'ots')
+      return eventOtsFile(call.env, name, { eventHash: params.eventHash, at })
     let receipt = await buildReceipt(env, node, {
       eventHash: params.eventHash,
       at,
@@ -88,3 +101,35 @@ export const getReceipt = route({
     })
   },
 })
+
+/** The event's OpenTimestamps file; its name carries the network unless that is Bitcoin's own. */
+async function eventOtsFile(
+  env: Env,
+  name: string,
+  event: { readonly eventHash: Uint8Array; readonly at: IndexedEvent },
+): Promise<Response> {
+  const { leafIndex } = event.at
+  const { verified } = await anchorsOfLeaf(env.DB, leafIndex)
+  const bitcoin = verified.filter(({ chain }) => chain === 'BTC')
+  const network = bitcoin.some((r) => r.network === 'mainnet') ? 'mainnet' : bitcoin[0]?.network
+  if (network === undefined) {
+    throw new VaultMeshError('not-anchored', 'No block of Bitcoin holds this event for good yet.', {
+      extra: { statusLink: `/events/${name}/status` },
+    })
+  }
+  const anchors: EventAnchor[] = []
+  for (const receipt of bitcoin.filter((r) => r.network === network)) {
+    const size = receipt.treeSize
+    const proof = await proveInclusion(env.BUCKET, { index: leafIndex, size, published: size })
+    anchors.push({ receipt, proof })
+  }
+  const label = network === 'mainnet' ? '' : `.${network}`
+  return new Response(eventOts(event.eventHash, leafIndex, anchors).slice(), {
+    headers: {
+      'content-type': OTS_TYPE,
+      'content-disposition': `attachment; filename="${name.slice(7, 23)}.jws${label}.ots"`,
+      'vaultmesh-network': network,
+      'cache-control': 'no-cache',
+    },
+  })
+}

@@ -17,6 +17,7 @@ import { answer } from './answer.ts'
 import { limitAddress, limitSigner, linksOf, signers, terms } from './intake-rules.ts'
 import { readPrefer } from './prefer.ts'
 import { json, type Call } from './route.ts'
+import { watched, watchEvent } from './webhooks.ts'
 
 /** Largest body that is wrapped: base64url of it, twice, and the wrapper must fit a JWS. */
 export const MAX_UNSIGNED_BYTES = 30_000
@@ -55,6 +56,7 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   }
   const { waitS } = readPrefer(call.request)
   if (first !== null) {
+    await watchEvent(call, { eventHash: first.eventHash, did })
     const links = linksOf(first.eventHash)
     const promise = await promiseEvent(
       node.identity,
@@ -85,5 +87,5 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   const settled = admission.then((a) =>
     a.state === 'conflict' ? ({ ...a, state: 'duplicate' } as const) : a,
   )
-  return answer(call, open, { receivedAt, admission: settled }, waitS)
+  return answer(call, open, watched(call, { receivedAt, admission: settled }, did), waitS)
 }

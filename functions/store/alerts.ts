@@ -15,12 +15,16 @@ export interface Alert {
 
 /** Opens an alert unless it is open already. */
 export async function openAlert(db: D1Database, alert: Alert, nowAt: number): Promise<void> {
-  await db
+  await raiseAlert(db, alert, nowAt).run()
+}
+
+/** The same as a statement, to batch with what the alert is about. */
+export function raiseAlert(db: D1Database, alert: Alert, nowAt: number): D1PreparedStatement {
+  return db
     .prepare(
       'INSERT INTO alerts (kind, key, severity, detail, link, opened_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
     )
     .bind(alert.kind, alert.key, alert.severity, alert.detail, alert.link, nowAt)
-    .run()
 }
 
 /** Clears the open alert of a kind and key, if there is one; a statement to run or to batch. */

@@ -1,27 +1,45 @@
 /**
- * The anchor outbox and the verified receipts, in D1 by drizzle; each receipt is in R2 first.
+ * The anchor outbox in D1, by drizzle.
  *
  * One row for each (root, chain, network, method), for ever: the unique index is what makes a second
- * job, and so a second payment, for one root impossible. A consumer works on a row only under a lease
- * that it took by compare-and-swap on `version`; the loser of a race acknowledges and goes.
+ * job for one root impossible. A consumer works on a row only under a lease that it took by
+ * compare-and-swap on `version`; the loser of a race acknowledges and goes. What was signed is in the
+ * Wallet first; `work` is the view of it.
  */
 
-import { and, asc, desc, eq, inArray, lt, lte, notInArray, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, inArray, isNull, lt, lte, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
-import type { AnchorReceipt } from '#core/anchor-receipt.ts'
-import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
-import type { PendingAnchor } from '#core/receipt.ts'
-import { utf8 } from '#core/bytes.ts'
+import { evmNetwork } from '#core/anchor-ethereum.ts'
+import type { Chain } from '#core/anchor-receipt.ts'
+import type { AnchorState } from '#core/anchor-state.ts'
 import type { Config } from '#core/config.ts'
-import { putImmutable } from '#store/bucket.ts'
-import { anchors, rails, receipts } from '#store/schema.ts'
+import { anchorAttempts, anchors } from '#store/schema.ts'
 
 /** A row of the outbox. */
 export type AnchorRow = typeof anchors.$inferSelect
+/** One attempt, for those who look at the schedule. */
+export type AttemptRow = typeof anchorAttempts.$inferSelect
+
+/** As a literal, so that SQLite knows it for the condition of the index `anchors_due`: a few rows instead of all. */
+const isOpen = sql`${anchors.state} NOT IN ('final', 'failed')`
 
 /** The reference that travels on `anchor`. */
 export interface AnchorMessage {
   readonly id: number
+}
+
+/** The outbox keeps so many attempts of a job: the whole ladder to 30 minutes and a day of its last step. */
+const KEPT_ATTEMPTS = 64
+
+/** A way to anchor, as the settings ask for it. */
+export interface ConfiguredRail {
+  readonly chain: Chain
+  readonly network: string
+  readonly method: string
+  /** A root is anchored at most once in this time. */
+  readonly intervalMs: number
+  /** True where nothing is owed before a row is `broadcast`: a newer root may take its place. */
+  readonly isFree: boolean
 }
 
 /** The name of a timestamp authority in jobs and receipts: its host, never the URL with its credentials. */
@@ -29,30 +47,64 @@ export function tsaNetwork(url: string): string {
   return new URL(url).hostname
 }
 
+/** Every rail of the settings, each authority one of its own. */
+export function configuredRails(config: Config): readonly ConfiguredRail[] {
+  const { bitcoin, evm } = config
+  const rails: ConfiguredRail[] = []
+  for (const method of bitcoin?.methods ?? []) {
+    const { network, intervalMs } = bitcoin!
+    rails.push({ chain: 'BTC', network, method, intervalMs, isFree: method === 'calendar' })
+  }
+  if (evm !== null) {
+    const { chainId, intervalMs } = evm
+    rails.push({
+      chain: 'EVM',
+      network: evmNetwork(chainId),
+      method: 'tx',
+      intervalMs,
+      isFree: false,
+    })
+  }
+  const intervalMs = config.anchorTsaIntervalMs
+  for (const url of config.rails.includes('TSA') ? config.tsaUrls : []) {
+    const network = tsaNetwork(url)
+    rails.push({ chain: 'TSA', network, method: 'rfc3161', intervalMs, isFree: true })
+  }
+  return rails
+}
+
 /**
- * Creates the jobs that anchor the newest root, once, and wakes their consumer. Older jobs of the same rail
- * that owe nothing to anybody end here: the newer root covers theirs, and an outage leaves one job to
- * retry, not one for each interval.
+ * Creates the jobs that anchor a root on the rails of one chain, once, wakes their consumer and returns
+ * their ids, old ones too. Older jobs of the same rail that owe nothing to anybody end here: the newer root
+ * covers theirs, and an outage leaves one job to retry, not one for each interval. A job that has a signed
+ * transaction always runs to its end.
  */
 export async function enqueueAnchors(
   env: Env,
   config: Config,
   head: { readonly root: string; readonly size: number },
-  nowAt: number,
-): Promise<void> {
+  { chain, nowAt }: { readonly chain: Chain; readonly nowAt: number },
+): Promise<number[]> {
   const db = drizzle(env.DB)
-  for (const url of config.tsaUrls) {
-    const rail = { chain: 'TSA', network: tsaNetwork(url), method: 'rfc3161' }
+  const ids: number[] = []
+  for (const rail of configuredRails(config).filter((r) => r.chain === chain)) {
+    const { network, method } = rail
+    const sameRail = and(
+      eq(anchors.chain, chain),
+      eq(anchors.network, network),
+      eq(anchors.method, method),
+    )
+    const owesNothing = rail.isFree
+      ? inArray(anchors.state, ['queued', 'signed', 'held'])
+      : and(inArray(anchors.state, ['queued', 'held']), isNull(anchors.work))
     const superseded = and(
-      eq(anchors.chain, rail.chain),
-      eq(anchors.network, rail.network),
-      eq(anchors.method, rail.method),
+      sameRail,
+      isOpen,
       lt(anchors.treeSize, head.size),
-      // A token that was asked for and not received costs nothing; a transaction would.
-      inArray(anchors.state, ['queued', 'signed']),
+      owesNothing,
       lte(anchors.leaseUntil, nowAt),
     )
-    const [, rows] = await db.batch([
+    const [, rows, found] = await db.batch([
       db
         .update(anchors)
         .set({
@@ -67,7 +119,9 @@ export async function enqueueAnchors(
         .values({
           root: head.root,
           treeSize: head.size,
-          ...rail,
+          chain,
+          network,
+          method,
           state: 'queued',
           nextAt: nowAt,
           createdAt: nowAt,
@@ -75,10 +129,45 @@ export async function enqueueAnchors(
         })
         .onConflictDoNothing()
         .returning({ id: anchors.id }),
+      db
+        .select({ id: anchors.id })
+        .from(anchors)
+        .where(and(sameRail, eq(anchors.root, head.root))),
     ])
+    ids.push(...found.map((row) => row.id))
     const row = rows[0]
     if (row !== undefined) await env.ANCHOR_QUEUE.send({ id: row.id })
   }
+  return ids
+}
+
+/**
+ * Brings the job of a root back that its wallet has signed for and the outbox gave up or lost: until it is
+ * finished that wallet pays for nothing else. False if it is under way already, or the root is none of ours.
+ */
+export async function resumeAnchor(
+  env: Env,
+  rail: Pick<AnchorRow, 'root' | 'chain' | 'network' | 'method'>,
+  nowAt: number,
+): Promise<boolean> {
+  const { root, chain, network, method } = rail
+  const found = await env.DB.batch<{ id: number }>([
+    // What was signed is the wallet's to say: the job asks it first.
+    env.DB.prepare(
+      `UPDATE anchors SET state = 'queued', work = NULL, reason = NULL, next_at = ?5, version = version + 1, updated_at = ?5
+       WHERE root = ?1 AND chain = ?2 AND network = ?3 AND method = ?4 AND state = 'failed' RETURNING id`,
+    ).bind(root, chain, network, method, nowAt),
+    env.DB.prepare(
+      `INSERT INTO anchors (root, tree_size, chain, network, method, state, next_at, created_at, updated_at)
+       SELECT root, tree_size, ?2, ?3, ?4, 'queued', ?5, ?5, ?5 FROM batches
+       WHERE NOT EXISTS (SELECT 1 FROM anchors WHERE root = ?1 AND chain = ?2 AND network = ?3 AND method = ?4)
+         AND root = ?1 AND committed = 1 LIMIT 1
+       ON CONFLICT DO NOTHING RETURNING id`,
+    ).bind(root, chain, network, method, nowAt),
+  ])
+  const ids = found.flatMap(({ results }) => results.map(({ id }) => id))
+  for (const id of ids) await env.ANCHOR_QUEUE.send({ id })
+  return ids.length > 0
 }
 
 /** Takes the row for `leaseMs`, or returns null if it is done, not due, or somebody else has it. */
@@ -96,25 +185,28 @@ export async function leaseAnchor(
       attempts: sql`${anchors.attempts} + 1`,
     })
     .where(
-      and(
-        eq(anchors.id, id),
-        notInArray(anchors.state, ['final', 'failed']),
-        lte(anchors.leaseUntil, nowAt),
-        lte(anchors.nextAt, nowAt),
-      ),
+      and(eq(anchors.id, id), isOpen, lte(anchors.leaseUntil, nowAt), lte(anchors.nextAt, nowAt)),
     )
     .returning()
   return rows[0] ?? null
 }
 
-/** Writes what became of a leased row; false if the lease was lost in between. */
+/** Writes what became of a leased row; false if the lease was lost in between, or the row is over already. */
 export async function saveAnchor(
   db: D1Database,
   row: AnchorRow,
   change: Partial<
     Pick<
       AnchorRow,
-      'failures' | 'nextAt' | 'leaseUntil' | 'work' | 'reason' | 'delayMs' | 'provider'
+      | 'failures'
+      | 'nextAt'
+      | 'leaseUntil'
+      | 'work'
+      | 'reason'
+      | 'delayMs'
+      | 'provider'
+      | 'inclusion'
+      | 'released'
     >
   > & {
     readonly state?: AnchorState
@@ -124,7 +216,7 @@ export async function saveAnchor(
   const rows = await drizzle(db)
     .update(anchors)
     .set({ ...change, updatedAt: nowAt })
-    .where(and(eq(anchors.id, row.id), eq(anchors.version, row.version)))
+    .where(and(eq(anchors.id, row.id), eq(anchors.version, row.version), isOpen))
     .returning({ id: anchors.id })
   return rows.length === 1
 }
@@ -134,101 +226,103 @@ export async function dueAnchors(db: D1Database, nowAt: number): Promise<number[
   const rows = await drizzle(db)
     .select({ id: anchors.id })
     .from(anchors)
-    .where(
-      and(
-        notInArray(anchors.state, ['final', 'failed']),
-        lte(anchors.nextAt, nowAt),
-        lte(anchors.leaseUntil, nowAt),
-      ),
-    )
+    .where(and(isOpen, lte(anchors.nextAt, nowAt), lte(anchors.leaseUntil, nowAt)))
     .orderBy(asc(anchors.nextAt))
     .limit(100)
   return rows.map((row) => row.id)
 }
 
-/** Where a receipt lies in R2. */
-export function receiptKey(row: Pick<AnchorRow, 'root' | 'chain' | 'network' | 'method'>): string {
-  return `anchors/${row.root}/${row.chain}/${row.network}/${row.method}`
-}
-
-/** Keeps a verified receipt: R2 first, then its row. The first one stands; a repeat changes nothing. */
-export async function keepReceipt(env: Env, row: AnchorRow, receipt: AnchorReceipt): Promise<void> {
-  const key = receiptKey(row)
-  const stored = await env.BUCKET.get(key)
-  const json = stored === null ? JSON.stringify(receipt) : await stored.text()
-  if (stored === null) await putImmutable(env.BUCKET, key, utf8(json), 'application/json')
-  const first = JSON.parse(json) as AnchorReceipt
-  const { chain, network, method } = row
-  const db = drizzle(env.DB)
+/**
+ * Notes how an attempt ended, and forgets the oldest ones of the job. One that ended as the one before did
+ * takes its place, unless it failed: an hour of waiting for blocks is one line, a ladder of retries is all its steps.
+ */
+export async function noteAttempt(db: D1Database, attempt: Omit<AttemptRow, 'id'>): Promise<void> {
+  const {
+    anchorId,
+    attempt: number,
+    at,
+    outcome,
+    failures,
+    delayMs,
+    nextAt,
+    provider,
+    reason,
+  } = attempt
+  const newest = '(SELECT max(id) FROM anchor_attempts WHERE anchor_id = ?1)'
   await db.batch([
-    db.insert(rails).values({ chain, network, method }).onConflictDoNothing(),
     db
-      .insert(receipts)
-      .values({
-        root: row.root,
-        treeSize: row.treeSize,
-        chain,
-        network,
-        method,
-        txHash: first.txHash,
-        anchorAt: Date.parse(first.anchorTs),
-        json,
-      })
-      .onConflictDoNothing(),
+      .prepare(
+        `UPDATE anchor_attempts SET attempt = ?2, at = ?3, next_at = ?4, provider = ?5
+         WHERE id = ${newest} AND outcome = ?6 AND outcome != 'error' AND reason IS ?7`,
+      )
+      .bind(anchorId, number, at, nextAt, provider, outcome, reason),
+    db
+      .prepare(
+        `INSERT INTO anchor_attempts (anchor_id, attempt, at, outcome, failures, delay_ms, next_at, provider, reason)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9
+         WHERE NOT EXISTS (SELECT 1 FROM anchor_attempts WHERE id = ${newest} AND attempt = ?2 AND outcome = ?4)`,
+      )
+      .bind(anchorId, number, at, outcome, failures, delayMs, nextAt, provider, reason),
+    db
+      .prepare(
+        `DELETE FROM anchor_attempts WHERE anchor_id = ?1 AND id <= (
+           SELECT id FROM anchor_attempts WHERE anchor_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)`,
+      )
+      .bind(anchorId, KEPT_ATTEMPTS),
   ])
 }
 
-/** The anchors of a leaf as its receipt lists them. */
-export interface LeafAnchors {
-  /** Per (chain, network, method) the first final one whose tree holds the leaf. */
-  readonly verified: readonly AnchorReceipt[]
-  /** Where there is none, the oldest job under way whose tree holds it. */
-  readonly pending: readonly PendingAnchor[]
+/** Lets a held or failed job be tried now, once; false if there is none such. */
+export async function releaseAnchor(env: Env, id: number, nowAt: number): Promise<boolean> {
+  const rows = await drizzle(env.DB)
+    .update(anchors)
+    .set({ released: 1, nextAt: nowAt, updatedAt: nowAt })
+    .where(and(eq(anchors.id, id), isOpen))
+    .returning({ id: anchors.id })
+  if (rows.length === 0) return false
+  await env.ANCHOR_QUEUE.send({ id })
+  return true
 }
 
-/** Both kinds in one round trip. */
-export async function anchorsOfLeaf(db: D1Database, leafIndex: number): Promise<LeafAnchors> {
-  const [done, open] = await db.batch<Record<string, unknown>>([
-    db
-      .prepare(
-        `SELECT r.json FROM rails k JOIN receipts r ON r.id = (
-           SELECT id FROM receipts WHERE chain = k.chain AND network = k.network AND method = k.method AND tree_size > ?1
-           ORDER BY tree_size LIMIT 1) ORDER BY r.chain, r.network`,
-      )
-      .bind(leafIndex),
-    db
-      .prepare(
-        `SELECT root, chain, network, method, tree_size AS treeSize, state, reason FROM anchors
-         WHERE state NOT IN ('final', 'failed') AND tree_size > ?1 ORDER BY id LIMIT 16`,
-      )
-      .bind(leafIndex),
-  ])
-  const verified = done!.results.map((row) => JSON.parse(String(row['json'])) as AnchorReceipt)
-  const kinds = new Set(verified.map(kindOf))
-  const pending: PendingAnchor[] = []
-  for (const row of open!.results as unknown as AnchorRow[]) {
-    if (kinds.has(kindOf(row))) continue
-    kinds.add(kindOf(row))
-    pending.push({
-      root: `0x${row.root}`,
-      chain: row.chain as PendingAnchor['chain'],
-      network: row.network,
-      txHash: null,
-      blockNumber: null,
-      anchorTs: null,
-      treeSize: row.treeSize,
-      status: receiptStatus[row.state as AnchorState] as PendingAnchor['status'],
-      ...(row.reason === null ? {} : { reason: row.reason }),
-    })
-  }
-  return { verified, pending }
+/** The newest jobs, for /anchors/status; `ids` or a root narrows them. */
+export async function recentAnchors(
+  db: D1Database,
+  { limit, root, below }: { limit: number; root?: string | undefined; below?: number | undefined },
+): Promise<AnchorRow[]> {
+  const where = and(
+    root === undefined ? undefined : eq(anchors.root, root),
+    below === undefined ? undefined : lt(anchors.id, below),
+  )
+  return drizzle(db).select().from(anchors).where(where).orderBy(desc(anchors.id)).limit(limit)
 }
 
-function kindOf(anchor: { readonly chain: string; readonly network: string }): string {
-  return `${anchor.chain}/${anchor.network}`
+/** A job, or null. */
+export async function anchorRow(db: D1Database, id: number): Promise<AnchorRow | null> {
+  const rows = await drizzle(db).select().from(anchors).where(eq(anchors.id, id))
+  return rows[0] ?? null
 }
 
-/** The newest jobs, for /anchors/status. */
-export async function recentAnchors(db: D1Database, limit: number): Promise<AnchorRow[]> {
-  return drizzle(db).select().from(anchors).orderBy(desc(anchors.id)).limit(limit)
+/** The attempts of a job, oldest first. */
+export async function attemptsOf(db: D1Database, id: number): Promise<AttemptRow[]> {
+  return drizzle(db)
+    .select()
+    .from(anchorAttempts)
+    .where(eq(anchorAttempts.anchorId, id))
+    .orderBy(asc(anchorAttempts.id))
+    .limit(KEPT_ATTEMPTS + 1)
+}
+
+/** Age in ms of the oldest root that waits for each rail: what to alert on, whatever the errors say. */
+export async function oldestWaiting(
+  db: D1Database,
+  nowAt: number,
+): Promise<readonly { chain: string; network: string; method: string; ageMs: number }[]> {
+  const { results } = await db
+    .prepare(
+      `SELECT chain, network, method, ?1 - min(created_at) AS ageMs FROM anchors
+       WHERE state NOT IN ('final', 'failed') GROUP BY chain, network, method ORDER BY chain, network, method`,
+    )
+    .bind(nowAt)
+    .all<{ chain: string; network: string; method: string; ageMs: number }>()
+  return results
 }

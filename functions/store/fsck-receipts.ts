@@ -6,10 +6,10 @@
  * at with some batch, whatever was done to it.
  */
 
-import { verifyAnchorReceipt } from '#core/anchor-receipt.ts'
+import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
 import { fromUtf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { receiptKey } from '#store/anchors.ts'
+import { receiptKey } from '#store/anchor-receipts.ts'
 import type { BatchRecord } from '#store/batches.ts'
 import { getBytes } from '#store/bucket.ts'
 import type { Notes } from '#store/findings.ts'
@@ -30,6 +30,7 @@ interface ReceiptRow extends Kind {
   readonly txHash: string
   readonly anchorAt: number
   readonly json: string
+  readonly revision: number
 }
 
 /** Checks the receipts of the batch's root. */
@@ -41,7 +42,7 @@ export async function checkReceipts(
 ): Promise<void> {
   const { DB } = env
   const columns =
-    'r.id, r.root, r.tree_size AS treeSize, r.chain, r.network, r.method, r.tx_hash AS txHash, r.anchor_at AS anchorAt, r.json'
+    'r.id, r.root, r.tree_size AS treeSize, r.chain, r.network, r.method, r.tx_hash AS txHash, r.anchor_at AS anchorAt, r.json, r.revision'
   const [rows, jobs, rails] = await DB.batch<unknown>([
     DB.prepare(
       `SELECT ${columns} FROM receipts r WHERE r.root = ?1 UNION
@@ -93,7 +94,7 @@ async function checkReceipt(
   const name = `Batch ${record.height}: the anchor receipt of ${nameOf(row)}`
   if (row.root !== record.root || row.treeSize !== record.treeSize)
     notes.say(`${name} is of size ${row.treeSize} and root ${row.root}, which the log never had.`)
-  const key = receiptKey(row)
+  const key = receiptKey(row, row.revision)
   const stored = await getBytes(env.BUCKET, key)
   if (stored === null) notes.say(`${name} is in D1, but R2 lacks ${key}.`)
   else {
@@ -104,7 +105,10 @@ async function checkReceipt(
   }
   await notes.attempt(`${name} does not verify`, async () => {
     const receipt = JSON.parse(row.json) as Readonly<Record<string, unknown>>
-    const verdict = await verifyAnchorReceipt(receipt, { tsaRoots: node.config.tsaRoots })
+    const verdict = await verifyAnchorReceipt(receipt, {
+      tsaRoots: node.config.tsaRoots,
+      nodeDids: [node.identity.did],
+    })
     if (verdict.outcome !== 'verified') {
       const check = verdict.outcome === 'refuted' ? ` at ${verdict.check}` : ''
       throw new VaultMeshError('bad-receipt', `${verdict.outcome}${check}: ${verdict.reason}`)

@@ -38,7 +38,8 @@ export async function pageOfAnchors(
   const { results } = await db
     .prepare(
       `SELECT r.id, r.json FROM rails k CROSS JOIN receipts r ON r.id IN (
-         SELECT id FROM receipts WHERE chain = k.chain AND network = k.network AND method = k.method
+         SELECT id FROM receipts c WHERE chain = k.chain AND network = k.network AND method = k.method
+           AND NOT EXISTS (SELECT 1 FROM revocations v WHERE v.receipt_id = c.id)
            AND tree_size > iif((k.chain, k.network, k.method) = (?2, ?3, ?4), max(?1, ?5), ?1)
          ORDER BY tree_size LIMIT ?6)
        WHERE (k.chain, k.network, k.method) >= (?2, ?3, ?4)

@@ -5,7 +5,7 @@
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
 import { toHex } from '#core/bytes.ts'
 import type { ListedAnchor, Receipt } from '#core/receipt.ts'
-import { anchorsOfLeaf } from '#store/anchors.ts'
+import { anchorsOfLeaf } from '#store/anchor-receipts.ts'
 import type { IndexedEvent } from '#store/events.ts'
 import { proveConsistency, proveInclusion } from '#store/log.ts'
 import type { NodeContext } from '#store/node.ts'

@@ -1,7 +1,8 @@
 /**
  * The D1 schema: an index over the log, the anchor outbox and what operators must see.
  *
- * Nothing here is the only copy: rows of `events` and `batches` re-derive from R2 and the Sequencer.
+ * Rows of `events` and `batches` re-derive from R2 and the Sequencer, the receipts are in R2 as well; webhooks
+ * alone have no other copy.
  * Keys are chosen for insert rate. A random unique index is the storage ceiling of SQLite (measured:
  * 22,000 rows/s at 300,000 rows against 150,000 for a growing key), so rows are keyed by leaf index and
  * a hash is found by its first 53 bits as an integer (not unique; the full hash is compared).
@@ -14,6 +15,7 @@ import {
   index,
   integer,
   primaryKey,
+  real,
   sqliteTable,
   text,
   uniqueIndex,
@@ -90,8 +92,13 @@ export const anchors = sqliteTable(
     /** The rail's own state as JSON: a nonce, signed transactions. Written before the network is. */
     work: text(),
     reason: text(),
+    /** Who was asked last and why, as JSON `{name, why}`. */
     provider: text(),
     delayMs: integer('delay_ms').notNull().default(0),
+    /** Where the transaction stands while it is in a block but not final, as JSON. */
+    inclusion: text(),
+    /** 1 when an operator has looked at a held job and wants it tried, once. */
+    released: integer().notNull().default(0),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
   },
@@ -101,6 +108,43 @@ export const anchors = sqliteTable(
       .on(t.nextAt)
       .where(sql`state NOT IN ('final', 'failed')`),
   ],
+)
+
+/** The newest attempts of each job: what the schedule was, so that a backoff can be seen afterwards. */
+export const anchorAttempts = sqliteTable(
+  'anchor_attempts',
+  {
+    id: integer().primaryKey(),
+    anchorId: integer('anchor_id').notNull(),
+    attempt: integer().notNull(),
+    at: integer().notNull(),
+    /** State it ended in, or `error`. */
+    outcome: text().notNull(),
+    failures: integer().notNull(),
+    delayMs: integer('delay_ms').notNull(),
+    nextAt: integer('next_at').notNull(),
+    provider: text(),
+    reason: text(),
+  },
+  (t) => [index('anchor_attempts_job').on(t.anchorId, t.id)],
+)
+
+/** What is known of each rail's providers (queues/anchors/route.ts). */
+export const providers = sqliteTable(
+  'providers',
+  {
+    chain: text().notNull(),
+    network: text().notNull(),
+    name: text().notNull(),
+    success: real().notNull(),
+    latencyMs: real('latency_ms').notNull(),
+    calls: integer().notNull(),
+    failures: integer().notNull(),
+    openUntil: integer('open_until').notNull(),
+    lastError: text('last_error'),
+    updatedAt: integer('updated_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.chain, t.network, t.name] })],
 )
 
 /** Verified anchor receipts; a row is never updated. */
@@ -116,12 +160,29 @@ export const receipts = sqliteTable(
     txHash: text('tx_hash').notNull(),
     anchorAt: integer('anchor_at').notNull(),
     json: text().notNull(),
+    /** How many receipts of this job were revoked before this one: 0 but after a deep reorganisation. */
+    revision: integer().notNull().default(0),
   },
   (t) => [
-    uniqueIndex('receipts_job').on(t.root, t.chain, t.network, t.method),
+    uniqueIndex('receipts_job').on(t.root, t.chain, t.network, t.method, t.revision),
     index('receipts_cover').on(t.chain, t.network, t.method, t.treeSize),
     index('receipts_tx').on(t.txHash),
   ],
+)
+
+/** Receipts that the chain contradicted later; the receipt stays, nothing lists it any more. */
+export const revocations = sqliteTable('revocations', {
+  receiptId: integer('receipt_id').primaryKey(),
+  /** The revocation record as JSON, as it lies in R2. */
+  json: text().notNull(),
+  at: integer().notNull(),
+})
+
+/** Receipts of chains that are still held against their chain, and when next; a few hundred rows. */
+export const receiptChecks = sqliteTable(
+  'receipt_checks',
+  { receiptId: integer('receipt_id').primaryKey(), dueAt: integer('due_at').notNull() },
+  (t) => [index('receipt_checks_due').on(t.dueAt)],
 )
 
 /** Kinds of anchors that have receipts: a few rows, so that a receipt need not ask a long table which exist. */
@@ -159,3 +220,113 @@ export const deadLetters = sqliteTable('dead_letters', {
   receivedAt: integer('received_at').notNull(),
   replayedAt: integer('replayed_at'),
 })
+
+/** Who is told of events: one row for each URL of a DID or of an event. */
+export const webhooks = sqliteTable(
+  'webhooks',
+  {
+    /** Never given twice: the cursor over new hooks counts on it. */
+    id: integer().primaryKey({ autoIncrement: true }),
+    /** The id that clients see. */
+    name: text().notNull(),
+    /** Whose events it is for, in canonical form; or else which event. */
+    did: text(),
+    eventHash: blob('event_hash', { mode: 'buffer' }),
+    hashKey: integer('hash_key'),
+    laneId: integer('lane_id').notNull(),
+    /** Its path may be the receiver's secret: neither logged nor shown. Empty once the hook has ended. */
+    url: text().notNull(),
+    /** Bits of core/webhook.ts. */
+    types: integer().notNull(),
+    /** The first leaf it is for. */
+    sinceLeaf: integer('since_leaf').notNull(),
+    createdAt: integer('created_at').notNull(),
+    endedAt: integer('ended_at'),
+  },
+  (t) => [
+    uniqueIndex('webhooks_name').on(t.name),
+    uniqueIndex('webhooks_did')
+      .on(t.did, t.url)
+      .where(sql`did IS NOT NULL AND ended_at IS NULL`),
+    uniqueIndex('webhooks_event')
+      .on(t.eventHash, t.url)
+      .where(sql`event_hash IS NOT NULL AND ended_at IS NULL`),
+    index('webhooks_live')
+      .on(t.id)
+      .where(sql`ended_at IS NULL`),
+    index('webhooks_posts')
+      .on(t.createdAt)
+      .where(sql`event_hash IS NOT NULL AND ended_at IS NULL`),
+    index('webhooks_ended')
+      .on(t.endedAt)
+      .where(sql`ended_at IS NOT NULL`),
+  ],
+)
+
+/** One row for each signer and target host: what shares its pace and its failures. */
+export const webhookLanes = sqliteTable(
+  'webhook_lanes',
+  {
+    id: integer().primaryKey(),
+    did: text().notNull(),
+    host: text().notNull(),
+    /** Failed attempts since the last success: the exponent of the backoff. */
+    failures: integer().notNull().default(0),
+    /** 1 once the last attempt succeeded: such lanes do not wait for strangers. */
+    proven: integer().notNull().default(0),
+    /** When to look at it next, or until when somebody does; null if nothing waits. */
+    dueAt: integer('due_at'),
+    version: integer().notNull().default(0),
+  },
+  (t) => [
+    uniqueIndex('webhook_lanes_target').on(t.did, t.host),
+    index('webhook_lanes_due')
+      .on(t.proven, t.dueAt)
+      .where(sql`due_at IS NOT NULL`),
+  ],
+)
+
+/** The webhook outbox: one row for each hook, leaf, type and rail. */
+export const webhookDeliveries = sqliteTable(
+  'webhook_deliveries',
+  {
+    id: integer().primaryKey({ autoIncrement: true }),
+    hookId: integer('hook_id').notNull(),
+    laneId: integer('lane_id').notNull(),
+    leafIndex: integer('leaf_index').notNull(),
+    type: integer().notNull(),
+    /** chain/network/method of an anchor, else empty; and its receipt, else 0. */
+    rail: text().notNull(),
+    receiptId: integer('receipt_id').notNull(),
+    /** pending | done | failed. */
+    state: text().notNull().default('pending'),
+    failures: integer().notNull().default(0),
+    nextAt: integer('next_at').notNull(),
+    /** What the last attempt met. */
+    result: text(),
+    createdAt: integer('created_at').notNull(),
+    updatedAt: integer('updated_at').notNull(),
+  },
+  (t) => [
+    uniqueIndex('webhook_deliveries_once').on(t.hookId, t.leafIndex, t.type, t.rail),
+    index('webhook_deliveries_due')
+      .on(t.laneId, t.nextAt)
+      .where(sql`state = 'pending'`),
+    index('webhook_deliveries_age')
+      .on(t.updatedAt)
+      .where(sql`state <> 'pending'`),
+  ],
+)
+
+/** How far the dispatcher got: leaves by type and rail, hooks, deliveries. */
+export const webhookCursors = sqliteTable('webhook_cursors', {
+  name: text().primaryKey(),
+  at: integer().notNull(),
+})
+
+/** Signed requests already obeyed, until they expire: `key` is the DID and the jti. */
+export const webhookRequests = sqliteTable(
+  'webhook_requests',
+  { key: text().primaryKey(), hook: text().notNull(), expiresAt: integer('expires_at').notNull() },
+  (t) => [index('webhook_requests_age').on(t.expiresAt)],
+)

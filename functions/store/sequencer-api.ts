@@ -25,6 +25,14 @@ export interface SealReport {
   readonly indexMs: number
 }
 
+/** What is anchored now, and by which jobs of the outbox. */
+export interface AnchorReport {
+  /** 0x and 64 hex digits. */
+  readonly root: string
+  readonly treeSize: number
+  readonly jobs: readonly number[]
+}
+
 /** The reference that travels on `seal`. */
 export interface SealMessage {
   readonly reason: 'due' | 'replay'

@@ -12,7 +12,8 @@
 
 import * as z from 'zod'
 import type { AnchorReceipt, AnchorVerdict } from '#core/anchor-receipt.ts'
-import { timestampReceipt, verifyAnchorReceipt } from '#core/anchor-receipt.ts'
+import { timestampReceipt } from '#core/anchor-timestamp.ts'
+import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
 import { concat, fromHex, toBase64, toHex, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { DEFAULT_MAX_TOKEN_BYTES, verifyTimestamp } from '#core/timestamp-proof.ts'

@@ -16,6 +16,7 @@ import { bundleWorker } from '../build.ts'
 import { startHost, type Host } from '../host.ts'
 import { load, quantile, request, type LoadResult } from './client.ts'
 import { makeEvents } from './events.ts'
+import { proofs } from './proofs.ts'
 
 const args = process.argv.slice(2)
 const quick = args.includes('--quick')
@@ -418,6 +419,12 @@ try {
   if (wants('seals')) await seals()
   if (wants('sustained')) await sustained()
   if (wants('growth')) await growth()
+  if (wants('proofs')) {
+    title('Verification by kind of proof: Node / workerd, and size')
+    const folder = mkdtempSync(join(tmpdir(), 'vaultmesh-bench-'))
+    folders.push(folder)
+    await proofs({ folder, start, bare: ceilings, say, quick })
+  }
 } finally {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true })
 }

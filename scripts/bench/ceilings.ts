@@ -1,10 +1,13 @@
 /**
  * A Worker that does less than a node, to know what the platform itself allows: nothing at all, or
- * only the verification that every event needs.
+ * only the verification that every event, or every receipt, needs.
  */
 
+import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
+import { utf8 } from '#core/bytes.ts'
 import { openEnvelope, verifyEnvelope, EVENT_TYP } from '#core/envelope.ts'
 import { ed25519Key } from '#core/node-keys.ts'
+import { verifyReceipt, type Receipt, type ReceiptTrust } from '#core/receipt.ts'
 import { Signers } from '#core/signer.ts'
 
 const signers = new Signers(EVENT_TYP)
@@ -18,6 +21,7 @@ export default {
       await verifyEnvelope(open)
       return new Response('{"ok":true}', { status: 202 })
     }
+    if (pathname === '/proof') return proof(request, Number(searchParams.get('n')))
     // Bare WebCrypto: n verifications of one 280-byte message, nothing around them.
     const n = Number(searchParams.get('n'))
     const signer = await ed25519Key(new Uint8Array(32).fill(7))
@@ -35,4 +39,22 @@ export default {
     }
     return new Response('ok')
   },
+}
+
+/** Verifies an anchor receipt or a whole receipt n times; 500 with the reason if it is not verified. */
+async function proof(request: Request, n: number): Promise<Response> {
+  const { anchor, receipt, event, trust } = (await request.json()) as {
+    anchor?: unknown
+    receipt?: Receipt
+    event?: string
+    trust: ReceiptTrust
+  }
+  for (let i = 0; i < n; i++) {
+    const verdict =
+      receipt === undefined
+        ? (await verifyAnchorReceipt(anchor, trust)).outcome
+        : (await verifyReceipt(receipt, trust, utf8(event ?? ''))).verdict
+    if (verdict !== 'verified') return new Response(verdict, { status: 500 })
+  }
+  return new Response('ok')
 }

@@ -5,7 +5,6 @@
  * trust file that a node here keeps. ✓ holds, ✗ does not, – was not checked: the words say it too.
  */
 
-import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { fromUtf8, toHex } from '#core/bytes.ts'
 import { parseCheckpoint } from '#core/checkpoint.ts'
@@ -15,7 +14,6 @@ import { parseProofFile } from '#core/proof-file.ts'
 import { parseReceipt, verifyReceipt, type Receipt, type Report } from '#core/receipt.ts'
 import { sha256 } from '#core/sha256.ts'
 import { parseNote } from '#core/signed-note.ts'
-import { homeAt } from '../home.ts'
 import {
   arity,
   Exit,
@@ -26,9 +24,8 @@ import {
   type ExitCode,
   type Outcome,
   type Terminal,
-  type Values,
 } from './command.ts'
-import { checkPins, readText, readTrust, type TrustFile } from './trust.ts'
+import { pinsOf, trustOptions, TRUST_HELP, type Pins } from './trust.ts'
 
 export const verify: Command = {
   name: 'verify',
@@ -36,20 +33,15 @@ export const verify: Command = {
   usage: '<receipt.json|file.tlog-proof> [event.jws] [--trust FILE | --vkey KEY…]',
   help: `  event.jws       the event’s bytes: checks signature, id and source too; without them the source
                   and id of a receipt are the word of whoever wrote it (--json: "unproven")
-  --trust FILE    keys and timestamp roots to believe (vaultmesh trust URL -o FILE); repeatable
-  --vkey KEY      a log’s verifier key, name+hex+base64; repeatable
-  --tsa-root FILE PEM certificates that timestamp chains may end in; repeatable
+${TRUST_HELP}
   --require R     anchored: by one rail at least; final: by every rail of the trust file
   --rail RAIL     a rail that final needs, instead of the trust file’s; repeatable
-  --home DIR      without any of these: the trust.json of the node here, if there is one
-  exit 0 verified, 1 refuted, 3 not yet what --require asks for, 5 signed by a key you do not trust`,
+  exit 0 verified, 1 refuted, 3 not yet what --require asks for, 5 signed by a key you do not trust, or
+  anchored only on dev chains though the log is not of a dev network`,
   options: {
-    trust: { type: 'string', multiple: true },
-    vkey: { type: 'string', multiple: true },
-    'tsa-root': { type: 'string', multiple: true },
+    ...trustOptions,
     require: { type: 'string' },
     rail: { type: 'string', multiple: true },
-    home: { type: 'string' },
   },
   async run(args, values, terminal) {
     arity(args, 1, 2)
@@ -78,7 +70,7 @@ export const verify: Command = {
 /** What was asked of the receipt beyond being true. */
 interface Demand {
   readonly receipt: Receipt
-  readonly pins: TrustFile
+  readonly pins: Pins
   readonly need: 'anchored' | 'final' | undefined
   readonly rails: readonly string[]
 }
@@ -129,29 +121,41 @@ function verdictOf(
   report: Report,
   { receipt, pins, need, rails }: Demand,
 ): { readonly exit: ExitCode; readonly verdict: Verdict; readonly sentence: string } {
-  const { verdict, sentence, anchored } = report
+  const { verdict, sentence } = report
   if (verdict === 'refuted') return { exit: Exit.refuted, verdict, sentence }
   if (verdict === 'untrusted') {
     return { exit: Exit.untrusted, verdict, sentence: `${sentence} ${HOW_TO_TRUST}` }
   }
-  const missing =
-    need === 'final'
-      ? rails.filter((rail) => !anchored.includes(rail))
-      : need === 'anchored' && anchored.length === 0
-        ? ['any rail']
-        : []
+  const lacks = (anchored: readonly string[]): readonly string[] => {
+    if (need === 'final') return rails.filter((rail) => !anchored.includes(rail))
+    return need === 'anchored' && anchored.length === 0 ? ['any rail'] : []
+  }
+  const missing = lacks(pins.isDev ? report.anchored : report.production)
   if (missing.length === 0) return { exit: Exit.ok, verdict, sentence }
   const what = missing.join(', ')
+  if (lacks(report.anchored).length === 0) {
+    return {
+      exit: Exit.untrusted,
+      verdict: 'untrusted',
+      sentence: `${sentence} On ${what} it is anchored on a dev network alone, and your trust file does not say that the log is of one.`,
+    }
+  }
   // A verified anchor under a root nobody pinned is a matter of trust, not of time.
   const foreign = receipt.anchors.some(
     (a) => a.status === 'verified' && (missing[0] === 'any rail' || missing.includes(a.chain)),
   )
   if (foreign) {
-    const roots = pins.tsaRoots.length === 0 ? 'no timestamp root' : 'other roots'
+    const roots = pins.tsaRoots.length === 0 ? 'no timestamp root' : 'other timestamp roots'
+    const nodes = pins.nodeDids.length === 0 ? 'no node' : 'other nodes'
+    const named = [
+      ...(missing.includes('TSA') || missing[0] === 'any rail' ? [roots] : []),
+      ...(missing.includes('EVM') || missing[0] === 'any rail' ? [nodes] : []),
+    ]
+    const you = named.length === 0 ? '' : ` (you have named ${named.join(' and ')})`
     return {
       exit: Exit.untrusted,
       verdict: 'untrusted',
-      sentence: `${sentence} No anchor on ${what} leads to a root you trust (you have named ${roots}). ${HOW_TO_TRUST}`,
+      sentence: `${sentence} No anchor on ${what} is vouched for by anybody you trust${you}. ${HOW_TO_TRUST}`,
     }
   }
   return {
@@ -198,30 +202,6 @@ function unreadable(error: VaultMeshError, terminal: Terminal): Outcome {
     value: { verdict: 'refuted', sentence, checks: [check], anchored: [], before: null },
     lines: reportLines({ checks: [check], verdict: 'refuted', sentence }, terminal),
   }
-}
-
-/** Trust by flags; without any, the trust file of the node here. */
-async function pinsOf(values: Values): Promise<TrustFile> {
-  const files = [...list(values, 'trust')]
-  const vkeys = [...list(values, 'vkey')]
-  const tsaRoots: string[] = []
-  for (const path of list(values, 'tsa-root')) {
-    const pem = await readText(path, 'the timestamp roots')
-    const found = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)
-    if (found === null) throw new UsageError(`${path} holds no PEM certificate.`)
-    tsaRoots.push(...found)
-  }
-  checkPins({ vkeys, tsaRoots }, 'A key you named')
-  const own = homeAt(text(values, 'home')).trust
-  if (files.length === 0 && vkeys.length === 0 && existsSync(own)) files.push(own)
-  const rails: string[] = []
-  for (const file of files) {
-    const trust = await readTrust(file)
-    vkeys.push(...trust.vkeys)
-    tsaRoots.push(...trust.tsaRoots)
-    rails.push(...trust.rails)
-  }
-  return { vkeys, tsaRoots, rails: [...new Set(rails)] }
 }
 
 /** A receipt in either form. */

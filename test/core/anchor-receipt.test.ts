@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
-import { anchorReceiptSchema, timestampReceipt, verifyAnchorReceipt } from '#core/anchor-receipt.ts'
+import { anchorReceiptSchema } from '#core/anchor-receipt.ts'
+import { timestampReceipt } from '#core/anchor-timestamp.ts'
+import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
 import { fromHex } from '#core/bytes.ts'
 import { certificateSha256, verifyTimestamp } from '#core/timestamp-proof.ts'
 import { authorities, stamp } from '../support/tsa.ts'
@@ -120,4 +122,15 @@ test('what is no receipt is refuted without a throw', async () => {
 
 test('a trust list that cannot be read is an error of the caller, not a verdict', async () => {
   await expect(verifyAnchorReceipt(receipt, { tsaRoots: ['nonsense'] })).rejects.toThrow('PEM')
+})
+
+test.each([
+  'tsa.example.\nOK  BTC mainnet',
+  'tsa.example\u001b[8m',
+  'tsa.example: before',
+  'tsa.example\u202e',
+  '',
+])('a network that would print as more than a name is refused (%j)', async (network) => {
+  const verdict = await verifyAnchorReceipt({ ...receipt, network }, { tsaRoots })
+  expect(verdict).toMatchObject({ outcome: 'refuted', check: 'shape' })
 })

@@ -44,6 +44,7 @@ describe('the settings', () => {
       sealEagerMs: 250,
       rails: [],
       publicEvents: true,
+      webhookAllowPrivate: false,
     })
   })
 
@@ -53,6 +54,7 @@ describe('the settings', () => {
       HARBINGER_SIG_REQUIRED: '0',
       INTAKE_MAX_AGE_S: '60',
       PUBLIC_EVENTS: '0',
+      WEBHOOK_ALLOW_PRIVATE: '1',
       RAILS: ' tsa , TSA ',
       TSA_URLS: 'http://127.0.0.1:8318, https://tsa.example/x',
       TSA_ROOTS: `# two roots\n${pem}\n${pem}`,
@@ -60,6 +62,7 @@ describe('the settings', () => {
     }
     expect(parseConfig(env)).toMatchObject({
       sigRequired: false,
+      webhookAllowPrivate: true,
       intakeMaxAgeMs: 60_000,
       publicEvents: false,
       rails: ['TSA'],
@@ -97,6 +100,7 @@ describe('the settings', () => {
     ['HARBINGER_SIG_REQUIRED', 'true'],
     ['HARBINGER_SIG_REQUIRED', ''],
     ['PUBLIC_EVENTS', '2'],
+    ['WEBHOOK_ALLOW_PRIVATE', 'true'],
     ['INTAKE_SHARDS', '0'],
     ['INTAKE_SHARDS', '257'],
     ['INTAKE_SHARDS', '1.5'],
@@ -115,6 +119,25 @@ describe('the settings', () => {
     ['TSA_URLS', 'javascript:alert(1)'],
   ])('with %s = %j stop the start and name it', (key, value) => {
     expect(refusal({ ...base, [key]: value })).toMatch(new RegExp(`^${key}: `))
+  })
+
+  test('never quote an address, which may hold a password', () => {
+    const secret = 'htps://user:s3cret@tsa.example/'
+    const calendar = {
+      ...base,
+      RAILS: 'BTC',
+      ANCHOR_BTC_METHOD: 'calendar',
+      BTC_URLS: 'core+http://h',
+    }
+    for (const env of [
+      { ...base, RAILS: 'TSA', TSA_URLS: secret },
+      { ...calendar, OTS_CALENDARS: secret },
+      { ...calendar, BTC_URLS: secret },
+      { ...base, RAILS: 'EVM', EVM_URLS: secret },
+    ]) {
+      expect(refusal(env)).toMatch(/_(?:URLS|CALENDARS): /)
+      expect(refusal(env)).not.toContain('s3cret')
+    }
   })
 
   test('that name the TSA rail need an authority and a root', () => {

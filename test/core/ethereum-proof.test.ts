@@ -18,65 +18,25 @@ import { MAX_ANCHOR_TX_BYTES, MAX_HEADER_BYTES, verifyEthereumProof } from '#cor
 import { transactionProof, transactionsRoot } from '#core/merkle-patricia.ts'
 import type { RlpItem } from '#core/rlp.ts'
 import { decodeRlp, encodeRlp, integerToBytes } from '#core/rlp.ts'
+import {
+  account,
+  bytes,
+  CHAIN,
+  headerOf,
+  hex,
+  kinds,
+  type Kind,
+  me,
+  other,
+  proofOf,
+  root,
+  signed,
+} from '../support/evm-chain.ts'
+import { refusal } from '../support/refusal.ts'
 import vectors from '../vectors/ethereum.json' with { type: 'json' }
-
-/** Hardhat's and anvil's account 0, public on purpose. */
-const KEY = '0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80'
-const account = privateKeyToAccount(KEY)
-const me = account.address.toLowerCase() as Hex
-const other = '0x70997970c51812dc3a010c7d01b50e0d17dc79c8'
-const CHAIN = 31337
-const root = keccak_256(Uint8Array.of(1))
-
-const hex = (bytes: Uint8Array): Hex => `0x${toHex(bytes)}`
-const bytes = (text: string): Uint8Array => fromHex(text.slice(2))
-
-type Kind = 'legacy' | 'eip2930' | 'eip1559'
-const kinds: readonly Kind[] = ['legacy', 'eip2930', 'eip1559']
-
-/** What our rail sends, in each accepted type, changed by `over`. */
-async function signed(
-  kind: Kind,
-  over: Partial<TransactionSerializable> = {},
-): Promise<Uint8Array> {
-  const fees =
-    kind === 'eip1559' ? { maxFeePerGas: 9n, maxPriorityFeePerGas: 1n } : { gasPrice: 9n }
-  const anchor = { chainId: CHAIN, nonce: 3, gas: 30_000n, to: me, value: 0n, data: hex(root) }
-  const tx = { ...anchor, ...fees, type: kind, ...over }
-  return bytes(await account.signTransaction(tx as TransactionSerializable))
-}
-
-/** Header fields with the widths of the yellow paper; `extra` appends what forks appended. */
-function headerOf(txRoot: Uint8Array, extra: readonly RlpItem[] = []): RlpItem[] {
-  const h = (n: number) => new Uint8Array(32).fill(n)
-  const numbers = [0, 21_000_000, 30_000_000, 21_000, 1_700_000_000].map(integerToBytes)
-  const body = [new Uint8Array(256), ...numbers, Uint8Array.of(0x61, 0x62)]
-  return [h(1), h(2), bytes(other), h(3), txRoot, h(4), ...body, h(5), new Uint8Array(8), ...extra]
-}
-
-function proofOf(rawTxs: readonly Uint8Array[], txIndex: number, header?: RlpItem): EthereumProof {
-  return {
-    rawTx: hex(rawTxs[txIndex]!),
-    txIndex,
-    header: hex(encodeRlp(header ?? headerOf(transactionsRoot(rawTxs)))),
-    nodes: transactionProof(rawTxs, txIndex).map(hex),
-  }
-}
 
 function judge(proof: EthereumProof, over: Partial<EthereumExpectation> = {}) {
   return verifyEthereumProof({ root, chainId: CHAIN, proof, ...over })
-}
-
-function refusal(run: () => unknown): string {
-  try {
-    run()
-  } catch (error) {
-    if (!(error instanceof VaultMeshError)) throw error
-    expect(error.code).toBe('bad-proof')
-    expect(error.extra).toEqual({ check: error.message.split(':')[0] })
-    return error.message
-  }
-  return 'accepted'
 }
 
 const filler: readonly Uint8Array[] = Array.from({ length: 40 }, (_, i) =>

@@ -18,6 +18,7 @@ import {
 } from '#core/merkle-patricia.ts'
 import type { RlpItem } from '#core/rlp.ts'
 import { MAX_RLP_BYTES, decodeRlp, encodeRlp } from '#core/rlp.ts'
+import { refusal } from '../support/refusal.ts'
 import vectors from '../vectors/ethereum.json' with { type: 'json' }
 
 const bytes = (hex: string): Uint8Array => fromHex(hex.slice(2))
@@ -49,18 +50,6 @@ const anyValue = fc.oneof(
 const entriesWith = (key: fc.Arbitrary<Uint8Array>, maxLength: number) =>
   fc.uniqueArray(fc.tuple(key, anyValue), { maxLength, selector: ([k]) => toHex(k) })
 const anyEntries = fc.oneof(entriesWith(smallKey, 24), entriesWith(hashKey, 12))
-
-function refusal(run: () => unknown): string {
-  try {
-    run()
-  } catch (error) {
-    if (!(error instanceof VaultMeshError)) throw error
-    expect(error.code).toBe('bad-proof')
-    expect(error.extra).toEqual({ check: error.message.split(':')[0] })
-    return error.message
-  }
-  return 'accepted'
-}
 
 /** A proof of one node that has whatever root it needs. */
 const single = (node: RlpItem, key: Uint8Array) => {

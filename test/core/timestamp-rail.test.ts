@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import { verifyAnchorReceipt } from '#core/anchor-receipt.ts'
+import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
 import { fromHex, toHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import type { RailContext } from '../../queues/anchors/rail.ts'
@@ -11,6 +11,11 @@ import { authorities } from '../support/tsa.ts'
 const job = { root: fromHex('c3'.repeat(32)), treeSize: 9 }
 const work = { nonce: 'f1'.repeat(16) }
 const context: RailContext = {
+  route: {
+    first: async (providers, call) => call(providers[0]!),
+    all: async (providers, call) => Promise.all(providers.map(call)),
+  },
+  released: false,
   fetch: (url, init) => fetch(url, init),
   now: () => Date.UTC(2026, 10, 23),
   random: (n) => new Uint8Array(n).fill(0xf1),

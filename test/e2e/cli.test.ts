@@ -544,8 +544,8 @@ describe('exit codes', () => {
 
   test('0 for --help of every command', async () => {
     const { stdout } = await vm('--help')
-    const names = [...stdout.matchAll(/^ {2}(\w+) /gm)].map((m) => m[1]!)
-    expect(names).toHaveLength(13)
+    const names = [...stdout.matchAll(/^ {2}([\w-]+) /gm)].map((m) => m[1]!)
+    expect(names).toHaveLength(16)
     for (const name of names) {
       const ran = await vm(name, '--help')
       expect(ran).toMatchObject({ code: 0, stderr: '' })
@@ -582,21 +582,28 @@ describe('the wrapper', () => {
 describe('up --once', () => {
   test('shows a first event anchored by its own authority, verified from its files, and ends', async () => {
     const home = file('up')
-    const ports = ['--port', String(await freePort()), '--tsa-port', String(await freePort())]
-    const ran = await run([resolve(ROOT, 'scripts/up.ts'), '--once', '--home', home, ...ports])
+    const ports: string[] = []
+    for (const name of ['port', 'tsa-port', 'btc-port', 'evm-port'])
+      ports.push(`--${name}`, String(await freePort()))
+    const up = [resolve(ROOT, 'scripts/up.ts'), '--once', '--home', home, ...ports]
+    const ran = await run(up, { cwd: box.dir })
     expect(ran.stdout).toMatch(
-      /✓ event: .+\n✓ checkpoint: .+\n✓ inclusion: .+\n✓ anchor TSA .+\n– height, status: .+\nVERIFIED /,
+      /✓ event: .+\n✓ checkpoint: .+\n✓ inclusion: .+\n(?:✓ anchor BTC .+\n)?(?:✓ anchor EVM .+\n)?✓ anchor TSA .+\n– height, status: .+\nVERIFIED /,
     )
     expect(ran).toMatchObject({ code: 0, stderr: '' })
     const [, command] = /scripts\/vaultmesh (verify .+)/.exec(ran.stdout)!
-    expect(await vm(...command!.split(' '), '--require', 'final')).toMatchObject({ code: 0 })
+    expect(
+      await vaultmesh([...command!.split(' '), '--require', 'final'], { env, cwd: box.dir }),
+    ).toMatchObject({ code: 0 })
     expect(existsSync(join(home, 'node.lock'))).toBe(false)
   })
 
   test('goes on without openssl, says so in one line, and shows the rail as off', async () => {
     const ports = ['--port', String(await freePort()), '--tsa-port', String(await freePort())]
-    const args = [resolve(ROOT, 'scripts/up.ts'), '--once', '--home', file('up2'), ...ports]
-    const ran = await run(args, { env: { PATH: '/nonexistent' } })
+    const without = ['--without', 'btc,evm']
+    const up = resolve(ROOT, 'scripts/up.ts')
+    const args = [up, '--once', '--home', file('up2'), ...ports, ...without]
+    const ran = await run(args, { env: { PATH: '/nonexistent' }, cwd: box.dir })
     expect(ran.stdout).toContain(
       'openssl is not installed: no timestamp authority, rail TSA is off',
     )

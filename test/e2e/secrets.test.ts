@@ -8,7 +8,6 @@ import {
   cpSync,
   existsSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
   statSync,
   writeFileSync,
@@ -24,6 +23,7 @@ import { startNode } from '../../scripts/selfhost.ts'
 import { encryptEnv, findSops } from '../../scripts/sops-binary.ts'
 import { loadSecrets } from '../../scripts/sops.ts'
 import vector from '../vectors/sops.json' with { type: 'json' }
+import { family, filesIn, holds } from '../support/secret-search.ts'
 import { freePort, run, sandbox, start, vaultmesh } from './support.ts'
 
 const SOPS = await findSops()
@@ -43,48 +43,6 @@ async function made(name: string): Promise<string> {
   const ran = await vaultmesh(['secrets', 'init', '--dir', dir])
   expect(ran).toMatchObject({ code: 0, stderr: '' })
   return dir
-}
-
-/** The files below a folder, sockets and the like left out. */
-function filesIn(dir: string): string[] {
-  return readdirSync(dir, { recursive: true, encoding: 'utf8' })
-    .map((name) => join(dir, name))
-    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true)
-}
-
-/** Every spelling of a secret that one would look for: text, bytes, hex in both cases, base64 at each alignment. */
-function spellings(secret: string): readonly Buffer[] {
-  const hex = /^(?:0x)?([0-9a-f]{64})$/.exec(secret)?.[1]
-  const forms = [Buffer.from(secret)]
-  if (hex !== undefined) {
-    forms.push(Buffer.from(hex), Buffer.from(hex.toUpperCase()), Buffer.from(hex, 'hex'))
-  }
-  const coded = forms.flatMap((form) =>
-    [0, 1, 2].flatMap((shift) => {
-      const whole = Buffer.concat([Buffer.alloc(shift), form])
-      // Only the letters that do not depend on what stands before and after.
-      const [from, to] = [Math.ceil((shift * 4) / 3), Math.floor((whole.length * 4) / 3)]
-      return (['base64', 'base64url'] as const).map((alphabet) =>
-        Buffer.from(whole.toString(alphabet).slice(from, to)),
-      )
-    }),
-  )
-  return [...forms, ...coded]
-}
-
-function holds(content: Buffer, secrets: readonly string[]): boolean {
-  return secrets.some((secret) => spellings(secret).some((spelling) => content.includes(spelling)))
-}
-
-/** A process and all below it. */
-function family(pid: number): readonly number[] {
-  const children = readdirSync(`/proc/${pid}/task`).flatMap((task) =>
-    readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8')
-      .split(' ')
-      .filter(Boolean)
-      .map(Number),
-  )
-  return [pid, ...children.flatMap(family)]
 }
 
 describe('vaultmesh secrets init', () => {
@@ -293,7 +251,7 @@ describe('a node with secrets', () => {
     async () => {
       const dir = await made('used')
       const password = 'correct-horse-battery-staple'
-      const text = `BTC_URLS=http://user:${password}@127.0.0.1:18443\n`
+      const text = `BTC_URLS=core+http://user:${password}@127.0.0.1:18443\n`
       writeFileSync(join(dir, 'urls.env'), await encryptEnv(SOPS!, { dir, name: 'urls.env', text }))
       const keys = await loadSecrets(dir)
       const secrets = [keys['BTC_PRIVATE_KEY']!, keys['EVM_PRIVATE_KEY']!, password]

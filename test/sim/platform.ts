@@ -8,10 +8,11 @@
  * is lost resets the object, as the platform does.
  */
 
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { readFileSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import worker, { Pool, Sequencer } from '../../functions/worker.ts'
+import worker, { Pool, Sequencer, Wallet } from '../../functions/worker.ts'
 import { D1Sim, SqlStorageSim } from './sqlite.ts'
 
 /** How a step goes wrong. */
@@ -38,9 +39,12 @@ const MAX_RETRIES: Record<string, number> = {
   'sealer-dlq': 100,
   anchor: 100,
   'anchor-dlq': 100,
+  webhooks: 3,
 }
 const DEAD: Record<string, string> = { seal: 'sealer-dlq', anchor: 'anchor-dlq' }
-const CLASSES = { POOL: Pool, SEQUENCER: Sequencer } as const
+const CLASSES = { POOL: Pool, SEQUENCER: Sequencer, WALLET: Wallet } as const
+/** Which life of the process runs this code: the network is global, and a killed process must not reach it. */
+const life = new AsyncLocalStorage<number>()
 
 /** A seeded source of order for delivery. */
 export function seeded(seed: number): () => number {
@@ -97,6 +101,7 @@ export class Platform {
       VALIDATED_QUEUE: 'events-validated',
       SEAL_QUEUE: 'seal',
       ANCHOR_QUEUE: 'anchor',
+      WEBHOOK_QUEUE: 'webhooks',
     })) {
       env[binding] = {
         send: (body: unknown) => step(`queue.send ${queue}`, () => this.#enqueue(queue, body)),
@@ -106,15 +111,20 @@ export class Platform {
           ),
       }
     }
-    for (const binding of ['POOL', 'SEQUENCER'] as const) {
+    for (const binding of ['POOL', 'SEQUENCER', 'WALLET'] as const) {
       env[binding] = { getByName: (name: string) => this.#stub(step, binding, name) }
     }
     return env as unknown as Env
   }
 
-  /** A step of the world outside, such as a network call, in this life of the process. */
+  /** A step of the world outside, such as a network call, in the life of the process that makes it. */
   outside<T>(name: string, effect: () => T | Promise<T>): Promise<T> {
-    return this.#step(this.#generation, name, effect)
+    return this.#step(life.getStore() ?? this.#generation, name, effect)
+  }
+
+  /** True in code of a node: what the test itself does is no step. */
+  get isInside(): boolean {
+    return life.getStore() !== undefined
   }
 
   /** One step: counted, and broken if the plan says so. */
@@ -226,7 +236,11 @@ export class Platform {
       },
       { get: () => this.#alarms.get(id) ?? null, set: (at) => this.#alarms.set(id, at) },
     )
-    const ctx = { storage, waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise) }
+    const ctx = {
+      id: { name },
+      storage,
+      waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise),
+    }
     const object = new CLASSES[binding](ctx as never, this.env)
     this.#instances.set(id, { object, storage })
     return object
@@ -244,6 +258,11 @@ export class Platform {
     this.#disks.get(id)!.exec(sql)
   }
 
+  /** Rows on the disk of a Durable Object, read behind its back. */
+  disk(id: string, sql: string): Record<string, unknown>[] {
+    return this.#disks.get(id)?.prepare(sql).all() ?? []
+  }
+
   /** The process dies: memory and messages are gone, storage stays. */
   kill(): void {
     this.#generation++
@@ -259,17 +278,17 @@ export class Platform {
       waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise),
       passThroughOnException() {},
     }
-    const response = await worker.fetch(
-      new Request(`http://node${path}`, init),
-      this.env,
-      ctx as never,
-    )
+    const request = new Request(`http://node${path}`, init)
+    const response = await life.run(generation, () => worker.fetch(request, this.env, ctx as never))
     if (generation !== this.#generation) throw new Killed('request')
     return response
   }
 
-  /** Delivers what is queued, in any order and some of it twice, until nothing is left or `rounds` are over. */
-  async deliver(random: () => number, rounds = 30): Promise<void> {
+  /**
+   * Delivers what is queued, in any order and some of it twice, until nothing is left or `rounds` are over. With
+   * `hands` above 1 the same messages may reach several consumers at once.
+   */
+  async deliver(random: () => number, rounds = 30, hands = 1): Promise<void> {
     for (let i = 0; i < rounds; i++) {
       await Promise.all(this.#background)
       const waiting = [...this.#queues].filter(([, messages]) => messages.length > 0)
@@ -279,7 +298,13 @@ export class Platform {
       const batch = messages
         .sort(() => random() - 0.5)
         .flatMap((m) => (random() < 0.3 ? [m, { ...m }] : [m]))
-      await this.#consume(queue, batch)
+      const others = Array.from({ length: hands - 1 }, () =>
+        this.#consume(
+          queue,
+          batch.filter(() => random() < 0.5).map((m) => ({ ...m })),
+        ),
+      )
+      await Promise.all([this.#consume(queue, batch), ...others])
     }
   }
 
@@ -297,7 +322,7 @@ export class Platform {
     const generation = this.#generation
     let thrown = false
     try {
-      await worker.queue(batch as never, this.env)
+      await life.run(generation, () => worker.queue(batch as never, this.env))
     } catch {
       thrown = true
     }
@@ -321,16 +346,16 @@ export class Platform {
       this.#alarms.set(id, null)
       const [binding, name] = id.split('/') as [keyof typeof CLASSES, string]
       try {
-        await (this.#instance(binding, name) as { alarm(): Promise<void> }).alarm()
+        const object = this.#instance(binding, name) as { alarm(): Promise<void> }
+        await life.run(this.#generation, () => object.alarm())
       } catch {
         if (this.#alarms.get(id) === null) this.#alarms.set(id, nowAt + 2000)
       }
     }
     try {
-      await worker.scheduled(
-        { cron: '* * * * *', scheduledTime: nowAt } as never,
-        this.env,
-        undefined as never,
+      const minute = { cron: '* * * * *', scheduledTime: nowAt }
+      await life.run(this.#generation, () =>
+        worker.scheduled(minute as never, this.env, undefined as never),
       )
     } catch {
       // The next minute tries again.

@@ -1,0 +1,204 @@
+/** What real nodes do not do on demand: they change their answers between two questions, or lie. */
+
+import { describe, expect, test } from 'vitest'
+import { bitcoinNetworks } from '#core/bitcoin-proof.ts'
+import { toHex } from '#core/bytes.ts'
+import type { BitcoinClient, Outspend, TxStatus } from '../../queues/anchors/bitcoin-client.ts'
+import type { BitcoinRailOptions } from '../../queues/anchors/bitcoin.ts'
+import { bitcoinRail } from '../../queues/anchors/bitcoin.ts'
+import { calendarRail } from '../../queues/anchors/calendar.ts'
+import { Driver, MapWallet, rejection } from '../support/anchoring.ts'
+
+const KEY = '11'.repeat(32)
+const HASH = 'cd'.repeat(32)
+const FIRST = { txid: 'ab'.repeat(32), vout: 0, value: 100_000 }
+const SECOND = { ...FIRST, txid: 'bc'.repeat(32) }
+const job = { root: new Uint8Array(32).fill(0xc5), treeSize: 3 }
+const root = toHex(job.root)
+const deep: Outspend = { state: 'spent', by: 'ee'.repeat(32), isDeep: true }
+const shallow: Outspend = { ...deep, isDeep: false }
+const inBlock: TxStatus = { state: 'block', height: 200, blockHash: HASH }
+
+/** A provider for whom nothing ever happens. */
+function client(change: Partial<BitcoinClient> = {}): BitcoinClient {
+  return {
+    name: 'node.example',
+    tip: () => Promise.resolve({ height: 200, hash: HASH }),
+    hashAt: (height) => Promise.resolve(height === 0 ? bitcoinNetworks['regtest']!.genesis : HASH),
+    header: () => Promise.resolve('00'.repeat(80)),
+    coins: () => Promise.resolve([FIRST]),
+    feerate: () => Promise.resolve(1),
+    broadcast: () => Promise.resolve('sent'),
+    statusOf: () => Promise.resolve({ state: 'unknown' }),
+    inclusion: () => Promise.reject(new Error('not asked')),
+    outspend: () => Promise.resolve({ state: 'unspent' }),
+    ...change,
+  }
+}
+
+function setup(...clients: readonly BitcoinClient[]) {
+  const wallet = new MapWallet(KEY, 'p2wpkh')
+  const rail = (...by: readonly BitcoinClient[]) =>
+    bitcoinRail({ network: 'regtest', clients: by, wallet, address: 'addr', version: '0.1.0' })
+  return { wallet, rail, driver: new Driver(rail(...clients), job) }
+}
+
+/** Signed and sent, and from then on with `change`. */
+async function sent(...changes: readonly Partial<BitcoinClient>[]) {
+  const { wallet, rail, driver } = setup(client())
+  await driver.run()
+  driver.use(rail(...changes.map(client)))
+  return { wallet, rail, driver }
+}
+
+const conflict: Partial<BitcoinClient> = { broadcast: () => Promise.resolve('conflict') }
+
+describe('coins that somebody else spent', () => {
+  const spent = (first: Outspend): Partial<BitcoinClient> => ({
+    ...conflict,
+    coins: () => Promise.resolve([FIRST, SECOND]),
+    outspend: ({ txid }) => Promise.resolve(txid === FIRST.txid ? first : { state: 'unspent' }),
+  })
+  const nothing = { dead: 0, state: 'held' }
+  const cases = [
+    ['deep for all, released', [spent(deep), spent(deep)], true, { dead: 1, state: 'signed' }],
+    ['deep for all, not released', [spent(deep), spent(deep)], false, nothing],
+    ['deep for one only', [spent(deep), spent(shallow)], true, nothing],
+    ['spent for one only', [spent(deep), spent({ state: 'unspent' })], true, nothing],
+    ['gone for one', [spent(deep), spent({ state: 'missing' })], true, nothing],
+  ] as const
+  test.each(cases)('%s', async (_name, changes, released, expected) => {
+    const { wallet, driver } = await sent(...changes)
+    driver.released = released
+    const step = await driver.step()
+    expect(wallet.dead).toHaveLength(expected.dead)
+    expect(step.state).toBe(expected.state)
+    // Then other coins pay.
+    if (step.state === 'signed') expect(step.work['spends']).toEqual([`${SECOND.txid}:0`])
+  })
+
+  test('by one of our own variants are not lost', async () => {
+    const { wallet, rail, driver } = await sent({})
+    const ours = wallet.spends.get(root)!.spend.variants[0]!.txHash
+    driver.use(rail(client(spent({ ...deep, by: ours }))))
+    driver.released = true
+    expect((await driver.run()).state).toBe('waiting')
+    expect(wallet.dead).toHaveLength(0)
+  })
+
+  test('that turn up as ours on a second look are not given up', async () => {
+    let looks = 0
+    const { wallet, driver } = await sent({
+      ...spent(deep),
+      // Unknown while the coins are judged; then the index has caught up.
+      statusOf: () => Promise.resolve(++looks > 2 ? inBlock : { state: 'unknown' }),
+    })
+    driver.released = true
+    expect((await driver.step()).state).toBe('dropped')
+    expect(wallet.dead).toHaveLength(0)
+  })
+
+  test('and given up before a crash are not asked about twice, while they stay deep', async () => {
+    const { wallet, driver } = await sent(spent(deep))
+    await wallet.settle(root, null)
+    expect((await driver.step()).state).toBe('signed')
+    const other = await sent(spent(shallow))
+    await other.wallet.settle(root, null)
+    expect((await other.driver.step()).state).toBe('held')
+  })
+
+  test('in no block are nobody’s yet', async () => {
+    const { wallet, driver } = await sent(conflict)
+    driver.released = true
+    expect((await driver.run()).state).toBe('waiting')
+    expect(wallet.dead).toHaveLength(0)
+  })
+})
+
+describe('a transaction', () => {
+  test('in the pool of one provider only is waited for', async () => {
+    const { driver } = await sent({}, { statusOf: () => Promise.resolve({ state: 'mempool' }) })
+    expect((await driver.step()).state).toBe('waiting')
+  })
+
+  test('that was in a block and is in a pool again was orphaned', async () => {
+    const { driver } = await sent({ statusOf: () => Promise.resolve({ state: 'mempool' }) })
+    const seen = { txHash: HASH, height: 200, blockHash: HASH }
+    driver.stored = { ...driver.stored, work: JSON.stringify({ ...driver.work, seen }) }
+    expect((await driver.step()).state).toBe('orphaned')
+    expect(driver.work['seen']).toBeNull()
+  })
+
+  test('is looked for where it was seen, by nodes that have no index', async () => {
+    const hints: (string | undefined)[] = []
+    const { driver } = await sent({
+      statusOf: (_txid, hint) => {
+        hints.push(hint)
+        return Promise.resolve(inBlock)
+      },
+    })
+    await driver.step()
+    await driver.step()
+    expect(hints).toEqual([undefined, HASH])
+  })
+
+  test('that pools find too cheap is replaced at once, up to the cap', async () => {
+    const { wallet, rail, driver } = setup(client())
+    wallet.feeCapSat = 400
+    await driver.step()
+    driver.use(rail(client({ broadcast: () => Promise.resolve('too-cheap') })))
+    expect((await driver.step()).state).toBe('signed')
+    expect(wallet.spends.get(root)!.spend.variants).toHaveLength(2)
+    expect(await driver.step()).toMatchObject({ state: 'held', reason: 'fee_cap' })
+  })
+
+  test('of a wallet whose blocks cost more than its cap still takes the small step', async () => {
+    const { wallet, driver } = await sent({
+      tip: () => Promise.resolve({ height: 206, hash: HASH }),
+      statusOf: () => Promise.resolve({ state: 'mempool' }),
+      feerate: () => Promise.resolve(10_000),
+    })
+    expect((await driver.step()).state).toBe('signed')
+    expect(wallet.spends.get(root)!.spend.variants.at(-1)!.price).toMatchObject({ feerate: 2 })
+  })
+})
+
+test('stored work that this rail did not write is refused', async () => {
+  const { driver } = setup(client())
+  for (const work of [{}, { spends: [], variants: [], since: null, seen: null }, { nonce: 'x' }]) {
+    for (const state of ['signed', 'broadcast']) {
+      driver.stored = { state, work: JSON.stringify(work) }
+      expect((await rejection(() => driver.step())).code).toBe('bad-state')
+    }
+  }
+})
+
+test('a rail without provider, of an unknown network or too shallow is refused', () => {
+  const good: BitcoinRailOptions = {
+    network: 'regtest',
+    clients: [client()],
+    wallet: new MapWallet(KEY, 'p2tr'),
+    address: 'addr',
+    version: '0.1.0',
+  }
+  const calendars = { ...good, calendars: ['https://calendar.example'] }
+  for (const wrong of [
+    { clients: [] },
+    { network: 'liquid' },
+    { network: 'toString' },
+    { requiredDepth: 6 },
+    { requiredDepth: Number.NaN },
+  ]) {
+    expect(() => bitcoinRail({ ...good, ...wrong })).toThrow(
+      expect.objectContaining({ code: 'bad-config' }),
+    )
+    expect(() => calendarRail({ ...calendars, ...wrong })).toThrow(
+      expect.objectContaining({ code: 'bad-config' }),
+    )
+  }
+  for (const wrong of [{ calendars: [] }, { calendars: ['ftp://x'] }, { minimum: 0 }]) {
+    expect(() => calendarRail({ ...calendars, ...wrong })).toThrow(
+      expect.objectContaining({ code: 'bad-config' }),
+    )
+  }
+})
