@@ -4,7 +4,7 @@
  */
 
 import { nodeOf } from '#store/node.ts'
-import { sweepAnchors } from '../queues/anchor.ts'
+import { sweepAnchors, watchAge } from '../queues/anchor.ts'
 import { recheckReceipts } from '../queues/anchors/recheck.ts'
 import { wakeWebhooks } from '../queues/webhooks.ts'
 
@@ -43,6 +43,7 @@ const jobs: readonly Job[] = [
       await sweepAnchors(env, nowAt)
     },
   },
+  { cron: '* * * * *', name: 'watch anchors', run: watchAge },
   {
     cron: '* * * * *',
     name: 'wake webhooks',

@@ -15,9 +15,13 @@ import { VaultMeshError } from '#core/errors.ts'
 import { clearAlert, closeDeadLetters, openAlert } from '#store/alerts.ts'
 import { keepReceipt, revokedKey } from '#store/anchor-receipts.ts'
 import {
+  anchorQueue,
+  configuredRails,
   dueAnchors,
   leaseAnchor,
   noteAttempt,
+  oldestWaiting,
+  renewLease,
   resumeAnchor,
   saveAnchor,
   type AnchorMessage,
@@ -57,9 +61,12 @@ export async function onAnchor(batch: MessageBatch<AnchorMessage>, env: Env): Pr
 
 /** Sends a message for each row that is due and has no live lease. */
 export async function sweepAnchors(env: Env, nowAt: number): Promise<number> {
-  const ids = await dueAnchors(env.DB, nowAt)
-  if (ids.length > 0) await env.ANCHOR_QUEUE.sendBatch(ids.map((id) => ({ body: { id } })))
-  return ids.length
+  const rows = await dueAnchors(env.DB, nowAt)
+  for (const chain of new Set(rows.map((row) => row.chain))) {
+    const due = rows.filter((row) => row.chain === chain)
+    await anchorQueue(env, chain).sendBatch(due.map(({ id }) => ({ body: { id } })))
+  }
+  return rows.length
 }
 
 async function advance(env: Env, id: number, nowAt: number): Promise<void> {
@@ -112,14 +119,30 @@ class Attempt {
     const job = { root: fromHex(root), treeSize }
     for (let i = 0; i < MAX_STEPS; i++) {
       const work = this.#work
-      const step =
+      const step = await this.#leased(
         work !== null && (this.#state === 'broadcast' || this.#state === 'included')
-          ? await rail.check(job, work, this.#context)
-          : await rail.submit(job, work, this.#context)
+          ? rail.check(job, work, this.#context)
+          : rail.submit(job, work, this.#context),
+      )
       if (!(await this.#take(rail, step))) return
     }
     // Eight steps without rest: go on at once, but let others have their turn.
     await this.#again(this.#context.now(), null)
+  }
+
+  /** Renews the lease while a slow provider is waited for, so that nobody else begins the same meanwhile. */
+  async #leased<T>(call: Promise<T>): Promise<T> {
+    const renew = (): void => {
+      renewLease(this.#env.DB, this.#row, this.#context.now() + LEASE_MS).catch((error: unknown) =>
+        log('lease not renewed', error),
+      )
+    }
+    const timer = setInterval(renew, LEASE_MS / 3)
+    try {
+      return await call
+    } finally {
+      clearInterval(timer)
+    }
   }
 
   /** Stores what a step says; true if the rail is to be called again now. */
@@ -219,7 +242,7 @@ class Attempt {
   async #finish(rail: Rail, { receipt }: Extract<RailStep, { state: 'final' }>): Promise<void> {
     const { DB } = this.#env
     const { chain, network, method } = this.#row
-    const verdict = await rail.verify(receipt, this.#context)
+    const verdict = await this.#leased(rail.verify(receipt, this.#context))
     const isOurs =
       receipt.root === `0x${this.#row.root}` &&
       receipt.treeSize === this.#row.treeSize &&
@@ -269,6 +292,7 @@ class Attempt {
     const reason = 'no provider is configured for this rail any more'
     if (this.#work === null) {
       await saveAnchor(this.#env.DB, this.#row, { state: 'failed', reason, leaseUntil: 0 }, nowAt)
+      await this.#clearAlerts(true)
       return
     }
     // Something was signed: the job waits for its settings to come back.
@@ -295,6 +319,7 @@ class Attempt {
         failures,
         nextAt,
         leaseUntil: 0,
+        released: 0,
         reason,
         delayMs,
         ...(chosen === null ? {} : { provider: JSON.stringify(chosen) }),
@@ -327,8 +352,7 @@ class Attempt {
   }
 
   #key(): string {
-    const { chain, network } = this.#row
-    return `${chain}/${network}`
+    return railKey(this.#row)
   }
 
   #note(
@@ -352,9 +376,49 @@ class Attempt {
       MAX_QUEUE_DELAY_S,
       Math.max(0, Math.ceil((at - this.#context.now()) / 1000)),
     )
-    await this.#env.ANCHOR_QUEUE.send({ id: this.#row.id }, { delaySeconds })
+    await anchorQueue(this.#env, this.#row.chain).send({ id: this.#row.id }, { delaySeconds })
   }
 }
+
+/** What alerts of a rail are about: chain and network, and calendars apart from the wallet's transactions. */
+function railKey({
+  chain,
+  network,
+  method,
+}: Pick<AnchorRow, 'chain' | 'network' | 'method'>): string {
+  return method === 'calendar' ? `${chain}/${network}/calendar` : `${chain}/${network}`
+}
+
+/**
+ * Opens an alert for each rail whose oldest root waits too long, whatever the reason, and clears it when it does
+ * not any more: an anchor that is stuck without an error is stuck all the same.
+ */
+export async function watchAge(env: Env, nowAt: number): Promise<void> {
+  const { DB } = env
+  const rails = configuredRails((await nodeOf(env)).config)
+  const waiting = await oldestWaiting(DB, nowAt)
+  for (const rail of rails) {
+    const key = railKey(rail)
+    const oldest = waiting.find((w) => railKey(w) === key)
+    const limitMs = LATE_MS[rail.method === 'calendar' ? 'calendar' : rail.chain] + rail.intervalMs
+    if (oldest === undefined || oldest.ageMs <= limitMs) {
+      await clearAlert(DB, 'anchor_late', key, nowAt).run()
+      continue
+    }
+    const hours = (oldest.ageMs / 3_600_000).toFixed(1)
+    const detail = `A root has waited ${hours} hours for its anchor.`
+    const link = '/anchors/status'
+    await openAlert(DB, { kind: 'anchor_late', key, severity: 'warning', detail, link }, nowAt)
+  }
+}
+
+/** How long an anchor may take when all is well, times three: an hour and a quarter of blocks, 13 minutes, a day. */
+const LATE_MS = {
+  BTC: 4 * 3_600_000,
+  EVM: 3_600_000,
+  TSA: 900_000,
+  calendar: 3 * 86_400_000,
+} as const
 
 /** What an operator must know of a held job. */
 const HELD: Readonly<Record<string, string>> = {

@@ -21,6 +21,8 @@ export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
     case 'seal':
       return onSeal(batch as MessageBatch<SealMessage>, env)
     case 'anchor':
+    case 'anchor-btc':
+    case 'anchor-evm':
       return onAnchor(batch as MessageBatch<AnchorMessage>, env)
     case 'webhooks':
       return onWebhooks(env)

@@ -38,10 +38,21 @@ import { emitOts, attestationsOf, linearTimestamp, parseOts } from '#core/openti
 import { sha256 } from '#core/sha256.ts'
 
 /**
- * First mainnet height that a receipt may name: epoch 440, May 2025. No receipt of this format is older,
+ * First mainnet height that a receipt may name: epoch 440, March 2025. No receipt of this format is older,
  * and early blocks are cheap: seven headers of difficulty 1 take a minute (7 × 2^32 hashes).
  */
 export const FIRST_HEIGHT = 440 * EPOCH_BLOCKS
+
+/** The halving of 2024: block 840,000 has the time 2024-04-20T00:09:27Z. */
+const KNOWN = { height: 840_000, time: 1_713_571_767_000 }
+/** Bounds of the mean time of a block over years; since 2009 it was 9.5 minutes. */
+const FASTEST_BLOCK_MS = 450_000
+const SLOWEST_BLOCK_MS = 750_000
+/** Ten epochs for a bad start. */
+const SLACK_BLOCKS = 20_160
+
+/** A block's time is valid up to two hours ahead of its miner's clock, and as far behind it in practice. */
+const TIME_SLACK_MS = 7_200_000
 
 const hex = (maxBytes: number) =>
   z
@@ -159,7 +170,7 @@ export function verifyBitcoinReceipt(receipt: AnchorReceipt, trust: AnchorTrust)
       checkpoint,
     }
     const verdict = verifyBitcoinProof(claim)
-    checkDifficulty(receipt.network, proof, checkpoint, claim.proof.height)
+    if (receipt.network === 'mainnet') checkMainnetClaim(proof, claim.proof.height, checkpoint)
     return verdict
   })
 }
@@ -183,7 +194,7 @@ export function verifyCalendarReceipt(receipt: AnchorReceipt, trust: AnchorTrust
       },
       checkpoint,
     )
-    checkDifficulty(receipt.network, proof, checkpoint, height)
+    if (receipt.network === 'mainnet') checkMainnetClaim(proof, height, checkpoint)
     return verdict
   })
 }
@@ -220,6 +231,7 @@ function judge(
     root,
     txHash,
     anchoredAt: verdict.headerTime,
+    slackMs: TIME_SLACK_MS,
     trust: trustSentence(network, verdict),
     checks: [...verdict.checks, 'fields'],
   }
@@ -230,25 +242,34 @@ function trustSentence(network: string, verdict: BitcoinVerdict): string {
   if (network !== 'mainnet') {
     return `Bitcoin ${network} is a dev network: anybody can mine its blocks.`
   }
-  const cost = `Forging this costs ${depth} Bitcoin blocks of work, 2^${Math.floor(workLog2)} hashes`
+  const hashes = `2^${Math.floor(workLog2)} hashes`
   return bits === 'expected'
-    ? `${cost}.`
-    : `${cost} by the headers' own word: block ${blockHash} is newer than the shipped table of difficulties.`
+    ? `Forging this costs ${depth} Bitcoin blocks of work, ${hashes}.`
+    : `Forging this costs ${hashes}; whether that is the work of ${depth} blocks is the headers' own word, since block ${blockHash} is newer than the shipped table of difficulties: hold it against a node.`
 }
 
-/** No height that was mined before our time; beyond the table at least a sixteenth of the last known difficulty. */
-function checkDifficulty(
-  network: string,
+/**
+ * What a proof on mainnet may claim besides its work: no height that was mined before our time, a time that
+ * fits it, and beyond the table at least a sixteenth of the last known difficulty. Throws `bad-proof`.
+ */
+export function checkMainnetClaim(
   proof: { readonly header: string; readonly following: readonly string[] },
-  checkpoint: CheckpointBits,
   height: number,
+  checkpoint: CheckpointBits,
 ): void {
-  if (network !== 'mainnet') return
   if (height < FIRST_HEIGHT) {
     throw refuse(
       'height',
       `no receipt is older than block ${FIRST_HEIGHT}, and early blocks are cheap`,
     )
+  }
+  // Neither a time of long ago nor a height of far ahead can be claimed: blocks come at a steady pace.
+  const elapsed = parseHeader(fromHex(proof.header)).time - KNOWN.time
+  const blocks = height - KNOWN.height
+  const earliest = (blocks - SLACK_BLOCKS) * FASTEST_BLOCK_MS
+  const latest = (blocks + SLACK_BLOCKS) * SLOWEST_BLOCK_MS
+  if (elapsed < earliest || elapsed > latest) {
+    throw refuse('time', 'the header’s time does not fit its height')
   }
   for (const [i, text] of [proof.header, ...proof.following].entries()) {
     if (checkpoint(height + i) !== null) continue

@@ -162,6 +162,8 @@ export async function verifyEthereumReceipt(
     root,
     txHash,
     anchoredAt: verdict.headerTime,
+    // Whole seconds.
+    slackMs: 1000,
     trust: `${sentenceStart(block)} is vouched for by ${known === undefined ? voucher : 'the chain as you asked it'}.`,
     checks: [...verdict.checks, 'witness', 'fields'],
   }

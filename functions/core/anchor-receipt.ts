@@ -14,6 +14,7 @@
 
 import * as z from 'zod'
 import { VaultMeshError } from '#core/errors.ts'
+import { isPublicHost } from '#core/webhook-target.ts'
 import type { CheckpointBits } from '#core/bitcoin-proof.ts'
 
 /** Fields that proofs share. */
@@ -79,6 +80,8 @@ export type AnchorVerdict =
       readonly txHash: string
       /** `anchorTs` in epoch ms: what the conflict law compares. */
       readonly anchoredAt: number
+      /** How far behind the true time `anchoredAt` may be, in ms. */
+      readonly slackMs: number
       /** Who would have to lie for this to be false, in one sentence. */
       readonly trust: string
       readonly checks: readonly string[]
@@ -95,13 +98,19 @@ export type AnchorVerifier = (
   trust: AnchorTrust,
 ) => AnchorVerdict | Promise<AnchorVerdict>
 
-/** True on networks that anybody can make up: never evidence for others, never above a production one. */
+/** Chains that somebody other than us keeps, by their names in receipts. */
+const PRODUCTION: Readonly<Record<'BTC' | 'EVM', readonly string[]>> = {
+  BTC: ['mainnet'],
+  EVM: ['mainnet', 'optimism', 'gnosis', 'polygon', 'base', 'arbitrum'],
+}
+
+/**
+ * True on networks that anybody can make up: never evidence for others, never above a production one. A chain
+ * that this version does not know, and an authority that no public name leads to, is one of them.
+ */
 export function isDevNetwork(chain: Chain, network: string): boolean {
-  if (chain === 'BTC') return network !== 'mainnet'
-  if (chain === 'EVM') return /^(?:anvil|sepolia|holesky|hoodi|dev-.*)$/.test(network)
-  return /^(?:127(?:\.\d+){3}|\[::1\]|localhost|.*\.(?:localhost|local|test|example|invalid))$/.test(
-    network,
-  )
+  if (chain !== 'TSA') return !PRODUCTION[chain].includes(network)
+  return !isPublicHost(network) || /\.(?:test|example|invalid)$/.test(network)
 }
 
 /**

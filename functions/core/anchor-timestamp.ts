@@ -97,6 +97,8 @@ export async function verifyTimestampReceipt(
     root,
     txHash,
     anchoredAt: verdict.genTime,
+    // The token was made within it; an authority that names none vouches for the time as it is.
+    slackMs: verdict.accuracyMs ?? 0,
     trust: `Only the holder of a certificate under TSA root ${proof.rootSha256} could forge or back-date this.`,
     checks: [...verdict.checks, 'fields'],
   }

@@ -160,7 +160,7 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
   const v = parsed.data
   const rails = v.RAILS.map((rail) => rail.toUpperCase())
   for (const rail of rails) {
-    if (!isChain(rail)) throw bad('RAILS', `knows BTC, EVM and TSA, not "${rail}"`)
+    if (!isChain(rail)) throw bad('RAILS', 'knows BTC, EVM and TSA, and nothing else')
   }
   for (const url of v.TSA_URLS)
     if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ''))

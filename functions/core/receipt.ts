@@ -226,7 +226,8 @@ export async function verifyReceipt(
       trusts.add(verdict.trust)
       const isDev = isDevChain(bare.chain, bare.network)
       if (!isDev) production.push(anchor.chain)
-      times[isDev ? 'dev' : 'production'].push(verdict.anchoredAt)
+      // A clock that ran behind: what is proven is "before" with its slack.
+      times[isDev ? 'dev' : 'production'].push(verdict.anchoredAt + verdict.slackMs)
       const dev = isDevNetwork(bare.chain, bare.network) ? ', a dev network' : ''
       const later = consistencyProof === undefined ? '' : `, consistent with size ${bare.treeSize}`
       checks.push({

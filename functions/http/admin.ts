@@ -9,7 +9,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { sha256 } from '#core/sha256.ts'
 import { listDeadLetters, markReplayed } from '#store/alerts.ts'
 import { receiptOfJob } from '#store/anchor-receipts.ts'
-import { anchorRow, releaseAnchor } from '#store/anchors.ts'
+import { anchorQueue, anchorRow, releaseAnchor } from '#store/anchors.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
 import { jobOf } from './anchors.ts'
 import { asVaultMeshError } from './problem.ts'
@@ -97,7 +97,7 @@ export const postRelease = route({
     operatorOnly(call)
     const { env, params } = call
     if (!(await releaseAnchor(env, params.id, Date.now()))) {
-      throw new VaultMeshError('not-found', `No anchor job ${params.id} is under way.`)
+      throw new VaultMeshError('not-found', `No anchor job ${params.id} is held.`)
     }
     return json({ released: params.id })
   },
@@ -187,7 +187,11 @@ export const postReplay = route({
     const letters = await listDeadLetters(env.DB)
     for (const letter of letters) {
       if (letter.queue === 'sealer-dlq') await env.SEAL_QUEUE.send({ reason: 'replay' })
-      else await env.ANCHOR_QUEUE.send(JSON.parse(letter.body) as { id: number })
+      else {
+        const { id } = JSON.parse(letter.body) as { id: number }
+        const row = await anchorRow(env.DB, id)
+        if (row !== null) await anchorQueue(env, row.chain).send({ id })
+      }
       // Marked after it was sent: a crash between the two sends it twice, which changes nothing.
       await markReplayed(env.DB, letter.id, Date.now())
     }

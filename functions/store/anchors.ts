@@ -23,7 +23,16 @@ export type AttemptRow = typeof anchorAttempts.$inferSelect
 /** As a literal, so that SQLite knows it for the condition of the index `anchors_due`: a few rows instead of all. */
 const isOpen = sql`${anchors.state} NOT IN ('final', 'failed')`
 
-/** The reference that travels on `anchor`. */
+/**
+ * The queue of a chain. Each has its own, because a self-hosted broker runs one batch of a queue at a time: a
+ * Bitcoin node that hangs must not keep timestamps waiting.
+ */
+export function anchorQueue(env: Env, chain: string): Queue {
+  if (chain === 'BTC') return env.ANCHOR_BTC_QUEUE
+  return chain === 'EVM' ? env.ANCHOR_EVM_QUEUE : env.ANCHOR_QUEUE
+}
+
+/** The reference that travels on `anchor`, `anchor-btc` and `anchor-evm`. */
 export interface AnchorMessage {
   readonly id: number
 }
@@ -136,7 +145,7 @@ export async function enqueueAnchors(
     ])
     ids.push(...found.map((row) => row.id))
     const row = rows[0]
-    if (row !== undefined) await env.ANCHOR_QUEUE.send({ id: row.id })
+    if (row !== undefined) await anchorQueue(env, chain).send({ id: row.id })
   }
   return ids
 }
@@ -166,7 +175,7 @@ export async function resumeAnchor(
     ).bind(root, chain, network, method, nowAt),
   ])
   const ids = found.flatMap(({ results }) => results.map(({ id }) => id))
-  for (const id of ids) await env.ANCHOR_QUEUE.send({ id })
+  for (const id of ids) await anchorQueue(env, chain).send({ id })
   return ids.length > 0
 }
 
@@ -222,14 +231,30 @@ export async function saveAnchor(
 }
 
 /** Rows that are due and that nobody works on: what the cron sweeper sends again. */
-export async function dueAnchors(db: D1Database, nowAt: number): Promise<number[]> {
-  const rows = await drizzle(db)
-    .select({ id: anchors.id })
+export async function dueAnchors(
+  db: D1Database,
+  nowAt: number,
+): Promise<{ id: number; chain: string }[]> {
+  return drizzle(db)
+    .select({ id: anchors.id, chain: anchors.chain })
     .from(anchors)
     .where(and(isOpen, lte(anchors.nextAt, nowAt), lte(anchors.leaseUntil, nowAt)))
     .orderBy(asc(anchors.nextAt))
     .limit(100)
-  return rows.map((row) => row.id)
+}
+
+/** Renews the lease of a row that is still being worked on; false if somebody else has it. */
+export async function renewLease(
+  db: D1Database,
+  row: AnchorRow,
+  leaseUntil: number,
+): Promise<boolean> {
+  const rows = await drizzle(db)
+    .update(anchors)
+    .set({ leaseUntil })
+    .where(and(eq(anchors.id, row.id), eq(anchors.version, row.version), isOpen))
+    .returning({ id: anchors.id })
+  return rows.length === 1
 }
 
 /**
@@ -272,15 +297,16 @@ export async function noteAttempt(db: D1Database, attempt: Omit<AttemptRow, 'id'
   ])
 }
 
-/** Lets a held or failed job be tried now, once; false if there is none such. */
+/** Lets a held job be tried now, once; false if no such job is held. */
 export async function releaseAnchor(env: Env, id: number, nowAt: number): Promise<boolean> {
   const rows = await drizzle(env.DB)
     .update(anchors)
     .set({ released: 1, nextAt: nowAt, updatedAt: nowAt })
-    .where(and(eq(anchors.id, id), isOpen))
-    .returning({ id: anchors.id })
-  if (rows.length === 0) return false
-  await env.ANCHOR_QUEUE.send({ id })
+    .where(and(eq(anchors.id, id), eq(anchors.state, 'held')))
+    .returning({ id: anchors.id, chain: anchors.chain })
+  const [row] = rows
+  if (row === undefined) return false
+  await anchorQueue(env, row.chain).send({ id })
   return true
 }
 

@@ -85,7 +85,10 @@ async function stamp(
   if (!parsed.success) throw new VaultMeshError('bad-state', 'The stored TSA work is not a nonce.')
   const nonce = fromHex(parsed.data.nonce)
   const { root, treeSize } = job
-  const reply = await post(options, timestampRequest({ root, nonce }), context)
+  // By the route, so that its answers are counted and shown as those of any provider.
+  const reply = await context.route.first([{ name: options.host }], () =>
+    post(options, timestampRequest({ root, nonce }), context),
+  )
   const token = tokenFromResponse(reply)
   const { policies, roots, version } = options
   const verdict = await verifyTimestamp({

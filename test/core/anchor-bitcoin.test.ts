@@ -1,8 +1,14 @@
 import { describe, expect, test } from 'vitest'
-import { bitcoinReceipt, calendarReceipt, FIRST_HEIGHT } from '#core/anchor-bitcoin.ts'
-import { anchorReceiptSchema, type AnchorReceipt } from '#core/anchor-receipt.ts'
+import {
+  bitcoinReceipt,
+  calendarReceipt,
+  checkMainnetClaim,
+  FIRST_HEIGHT,
+} from '#core/anchor-bitcoin.ts'
+import { anchorReceiptSchema, isDevNetwork, type AnchorReceipt } from '#core/anchor-receipt.ts'
 import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
 import { mainnetBits } from '#core/bitcoin-epochs.ts'
+import { bitsOf, targetOf } from '#core/bitcoin-proof.ts'
 import { toDisplay } from '#core/bitcoin-transaction.ts'
 import { fromBase64, fromHex, toBase64, toHex } from '#core/bytes.ts'
 import {
@@ -165,4 +171,61 @@ describe('on mainnet', () => {
 test('an .ots in a receipt is read back byte for byte', () => {
   const { ots } = byCalendar().proof as unknown as { ots: string }
   expect(toBase64(emitOts(parseOts(fromBase64(ots))))).toBe(ots)
+})
+
+describe('a claim on mainnet', () => {
+  /** A header of `time` (s) and bits; its work is checked elsewhere. */
+  const header = (time: number, bits: number): string => {
+    const bytes = fromHex('00'.repeat(80))
+    const view = new DataView(bytes.buffer)
+    view.setUint32(68, time, true)
+    view.setUint32(72, bits, true)
+    return toHex(bytes)
+  }
+  const known = (height: number) => mainnetBits(height)
+  const claim = (height: number, time: number, bits = 0x17020000) =>
+    refusal(() => checkMainnetClaim({ header: header(time, bits), following: [] }, height, known))
+  // Block 840,000 and ten minutes a block.
+  const timeOf = (height: number) => 1_713_571_767 + (height - 840_000) * 600
+
+  test('has a height of our time and a header time that fits it', () => {
+    for (const height of [FIRST_HEIGHT, 920_000, 955_583]) {
+      expect(claim(height, timeOf(height))).toBe('accepted')
+      expect(claim(height, 1_231_006_505), 'the time of the first block').toMatch(/^time/)
+      expect(claim(height, timeOf(height) + 3 * 31_536_000), 'three years late').toMatch(/^time/)
+    }
+    expect(claim(FIRST_HEIGHT - 1, timeOf(FIRST_HEIGHT))).toMatch(/^height/)
+    expect(claim(3_000_000, timeOf(955_584)), 'a height of far ahead').toMatch(/^time/)
+  })
+
+  test('beyond the table has a sixteenth of the last known difficulty at least', () => {
+    const last = targetOf(mainnetBits(955_583)!)
+    expect(claim(960_000, timeOf(960_000), bitsOf(last * 15n))).toBe('accepted')
+    expect(claim(960_000, timeOf(960_000), bitsOf(last * 17n))).toMatch(/^bits/)
+  })
+})
+
+describe('a dev network', () => {
+  test.each([
+    ['BTC', 'mainnet', false],
+    ['BTC', 'signet', true],
+    ['BTC', 'regtest', true],
+    ['EVM', 'mainnet', false],
+    ['EVM', 'gnosis', false],
+    ['EVM', 'sepolia', true],
+    ['EVM', 'anvil', true],
+    ['EVM', 'eip155-84532', true],
+    ['EVM', 'constructor', true],
+    ['TSA', 'timestamp.digicert.com', false],
+    ['TSA', '127.0.0.1', true],
+    ['TSA', '10.0.0.5', true],
+    ['TSA', '[fd00::1]', true],
+    ['TSA', 'tsa', true],
+    ['TSA', 'tsa.lan', true],
+  ] as const)(
+    'is everything that is not known to be kept by others: %s %s',
+    (chain, network, is) => {
+      expect(isDevNetwork(chain, network)).toBe(is)
+    },
+  )
 })

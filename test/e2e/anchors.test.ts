@@ -206,7 +206,8 @@ describe.skipIf(!isWhole)('the outbox as anybody sees it', () => {
       const attempts = history!.map(({ attempt }) => attempt)
       expect(attempts).toEqual([...attempts].sort((a, b) => a - b))
       expect(history!.at(-1)!.outcome).toBe('final')
-      if (chain === 'BTC') expect(history!.map((h) => h.outcome)).toContain('included')
+      // A block and those on top of it take more than one look.
+      if (chain !== 'TSA') expect(history!.length).toBeGreaterThan(1)
     }
     expect((await fetch(`${it.url}/anchors/999999`)).status).toBe(404)
   })

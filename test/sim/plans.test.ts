@@ -34,7 +34,8 @@ test('no look at the outbox scans a table', async () => {
     return prepare(text)
   }
   const db = new D1Sim(sqlite, (_, effect) => Promise.resolve(effect())) as unknown as D1Database
-  const env = { DB: db, ANCHOR_QUEUE: { send: async () => undefined } } as unknown as Env
+  const queue = { send: async () => undefined }
+  const env = { DB: db, ANCHOR_QUEUE: queue, ANCHOR_BTC_QUEUE: queue } as unknown as Env
   const config = parseConfig({
     ORIGIN: 'plans.example/log',
     RAILS: 'BTC',

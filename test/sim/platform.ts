@@ -38,10 +38,17 @@ const MAX_RETRIES: Record<string, number> = {
   seal: 5,
   'sealer-dlq': 100,
   anchor: 100,
+  'anchor-btc': 100,
+  'anchor-evm': 100,
   'anchor-dlq': 100,
   webhooks: 3,
 }
-const DEAD: Record<string, string> = { seal: 'sealer-dlq', anchor: 'anchor-dlq' }
+const DEAD: Record<string, string> = {
+  seal: 'sealer-dlq',
+  anchor: 'anchor-dlq',
+  'anchor-btc': 'anchor-dlq',
+  'anchor-evm': 'anchor-dlq',
+}
 const CLASSES = { POOL: Pool, SEQUENCER: Sequencer, WALLET: Wallet } as const
 /** Which life of the process runs this code: the network is global, and a killed process must not reach it. */
 const life = new AsyncLocalStorage<number>()
@@ -101,6 +108,8 @@ export class Platform {
       VALIDATED_QUEUE: 'events-validated',
       SEAL_QUEUE: 'seal',
       ANCHOR_QUEUE: 'anchor',
+      ANCHOR_BTC_QUEUE: 'anchor-btc',
+      ANCHOR_EVM_QUEUE: 'anchor-evm',
       WEBHOOK_QUEUE: 'webhooks',
     })) {
       env[binding] = {
