@@ -7,8 +7,8 @@
  *
  * Invariants (store/wallet-api.ts has the law): at most one spend is open; variants of a spend share its inputs or
  * nonce, so a chain can hold one of them; a new spend never touches what an earlier one spent; a root
- * gets a second generation only after the first is `dead`, which its rail says when a foreign transaction
- * has spent the same at final depth. So nobody pays twice for one root.
+ * gets a second generation only after the first is `dead`, which its rail says when the operator lets it and a
+ * foreign transaction has spent the same at final depth, or what it spends is nowhere. So nobody pays twice for one root.
  *
  * RPCs: find, sign, replace, settle. Gate: signing awaits no I/O, and the transaction that stores checks
  * the invariants again; an answer leaves only after it is on disk (output gate).

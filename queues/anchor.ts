@@ -422,10 +422,13 @@ const LATE_MS = {
 
 /** What an operator must know of a held job. */
 const HELD: Readonly<Record<string, string>> = {
-  no_funds: 'The wallet cannot pay: fund its address',
+  no_funds:
+    'The wallet cannot pay: its address needs coins as deep as a final anchor that every provider names and that can pay the fee cap',
   fee_cap: 'The fee cap is reached: raise it, or wait for cheaper blocks',
   unknown_spend:
-    'Somebody else spent what this anchor spends: the key is shared or stolen. Move the funds; then release the job',
+    'What this anchor spends was spent by somebody else, or is nowhere on the chain: the key is shared, stolen or was used before, or a provider lied. Hold it against a block explorer; move the funds if it was not you; then release the job',
+  nonce_gap:
+    'A transaction waits above the next nonce of the chain: use the nonces below it, or set another key',
 }
 
 function log(msg: string, error: unknown): void {

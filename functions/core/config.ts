@@ -12,6 +12,7 @@ import { utf8 } from '#core/bytes.ts'
 import { MAX_ORIGIN_BYTES } from '#core/checkpoint.ts'
 import { parseDid } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import { hasDataFee } from '#core/evm-data-fee.ts'
 
 const integer = (min: number, max: number) =>
   z
@@ -249,6 +250,10 @@ function bitcoinConfig(v: Values): BitcoinConfig {
 function evmConfig(v: Values): EvmConfig {
   if (v.NETWORK === 'production' && isDevNetwork('EVM', evmNetwork(v.EVM_CHAIN_ID)))
     throw bad('EVM_CHAIN_ID', `${v.EVM_CHAIN_ID} is a dev network, and NETWORK is production`)
+  if (hasDataFee(v.EVM_CHAIN_ID)) {
+    const why = 'charges for data beside gas, which EVM_FEE_CAP_GWEI could not cap'
+    throw bad('EVM_CHAIN_ID', `chain ${v.EVM_CHAIN_ID} ${why}; anchors there are not supported yet`)
+  }
   if (v.EVM_URLS.length === 0) throw bad('EVM_URLS', 'is empty but RAILS names EVM')
   for (const url of v.EVM_URLS)
     if (!isHttp(url)) throw bad('EVM_URLS', 'holds an address that is not http or https')

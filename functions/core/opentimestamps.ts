@@ -161,6 +161,19 @@ export function mergeTimestamps(first: Timestamp, ...others: readonly Timestamp[
   }
 }
 
+/** What is left when only these attestations stay, in the order they have; null if none does. */
+export function filterTimestamp(
+  { message, items }: Timestamp,
+  isKept: (attestation: Attestation, message: Uint8Array) => boolean,
+): Timestamp | null {
+  const kept = items.flatMap((item): Item[] => {
+    if ('attestation' in item) return isKept(item.attestation, message) ? [item] : []
+    const next = filterTimestamp(item.next, isKept)
+    return next === null ? [] : [{ ...item, next }]
+  })
+  return kept.length === 0 ? null : { message, items: kept }
+}
+
 /** Every attestation of a timestamp, in order. A transaction is found as the message it is. */
 export function attestationsOf(timestamp: Timestamp): Attested[] {
   const found: Attested[] = []

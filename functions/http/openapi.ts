@@ -184,7 +184,7 @@ A node with \`HARBINGER_SIG_REQUIRED=0\` also wraps a body of any other media ty
     headers: {
       Prefer:
         '`wait=n` waits up to n (≤ 60) seconds for the seal and then answers 200 with the receipt in it; `respond-async` answers before the signature is checked (status `received`, no promise yet). RFC 7240.',
-      'VaultMesh-Webhook': `${WEBHOOK_TARGET} It is told of this event (of a bulk: of each that was kept) when it is sealed, anchored and final, and forgotten after 30 days. Kept before the 2xx; a 503 may mean that only the webhook was not: post again. Status \`received\` and a duplicate signed twice differently: the hook stays with the hash that was posted.`,
+      'VaultMesh-Webhook': `${WEBHOOK_TARGET} It is told of this event (of a bulk: of each that was kept) when it is sealed, anchored and final, and forgotten after 30 days. An event has at most 8; those named once it is sealed, when anybody can post it, count apart (8 too), so name yours in the first post. Kept before the 2xx; a 503 may mean that only the webhook was not: post again. Status \`received\` and a duplicate signed twice differently: the hook stays with the hash that was posted.`,
     },
     curl: `${ANY_HASH}
 curl -s "${LOCAL}/events/$hash" > event.jws

@@ -2,6 +2,12 @@
  * Alerts and dead letters: what an operator must see, once, until it is over.
  */
 
+import { toHex, utf8 } from '#core/bytes.ts'
+import { sha256 } from '#core/sha256.ts'
+
+/** About a webhook; its key is the id. */
+export const WEBHOOK_ALERT = 'webhook_failing'
+
 /** An alert that is open or was. */
 export interface Alert {
   readonly kind: string
@@ -50,14 +56,20 @@ export function closeDeadLetters(
     .bind(nowAt, queue)
 }
 
-/** Alerts that are open, newest first. */
+/**
+ * Alerts that are open, newest first, as anybody may read them: who knows the id of a webhook may ask how it does,
+ * so its alert shows the first 16 digits of the id's SHA-256, which its owner and the operator can tell.
+ */
 export async function openAlerts(db: D1Database): Promise<(Alert & { openedAt: number })[]> {
   const { results } = await db
     .prepare(
       'SELECT kind, key, severity, detail, link, opened_at AS openedAt FROM alerts WHERE cleared_at IS NULL ORDER BY opened_at DESC LIMIT 100',
     )
     .all<Alert & { openedAt: number }>()
-  return results
+  return results.map((alert) => {
+    if (alert.kind !== WEBHOOK_ALERT) return alert
+    return { ...alert, key: toHex(sha256(utf8(alert.key))).slice(0, 16), link: '/docs' }
+  })
 }
 
 /** A message that its queue gave up on. */

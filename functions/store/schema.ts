@@ -268,6 +268,7 @@ export const webhookLanes = sqliteTable(
   'webhook_lanes',
   {
     id: integer().primaryKey(),
+    /** Of hooks on an event that came after its seal, from whomever: `late <did>`. */
     did: text().notNull(),
     host: text().notNull(),
     /** Failed attempts since the last success: the exponent of the backoff. */

@@ -6,6 +6,8 @@
  * - All variants of one root spend the same outpoints or the same nonce, so a chain can hold one of them.
  * - Signing the first variant of another root waits until the one before is settled.
  * - Every variant is stored before it is handed out, and none is ever forgotten.
+ * - EVM: signed is the nonce after the wallet's own last one. What is signed above the chain's nonce can wait for
+ *   ever, and be mined when nobody expects it.
  */
 
 /** Fees as a chain counts them; integers as decimal strings where they may pass 2^53. */
@@ -62,20 +64,28 @@ export type SignRequest =
   | {
       readonly root: string
       readonly price: Extract<Price, { chain: 'EVM' }>
-      /** The chain's next nonce of the address (eth_getTransactionCount, latest). */
+      /** Transactions of the address on the chain, as every provider counts them in its newest block. */
       readonly nonce: number
+      /** The least that a provider counts in final blocks, when an operator has said to go on from there; else null. */
+      readonly releasedNonce: number | null
       /** wei, decimal. */
       readonly balance: string
       /** Gas limit, decimal: what the chain asks for 32 bytes to ourselves. Replacements keep it. */
       readonly gas: string
     }
 
+/**
+ * Why nothing is signed. EVM: `unknown_spend`, the chain counts more transactions of the address than the wallet
+ * signed; `nonce_gap`, it counts fewer, or not yet for good what an operator released.
+ */
+export type HeldReason = 'no_funds' | 'fee_cap' | 'unknown_spend' | 'nonce_gap'
+
 /** The answer to a request to sign. */
 export type SignAnswer =
   | { readonly spend: Spend }
   /** Another root is under way. */
   | { readonly busy: string }
-  | { readonly held: 'no_funds' | 'fee_cap' }
+  | { readonly held: HeldReason }
 
 /** The wallet as a rail sees it. */
 export interface WalletApi {

@@ -8,6 +8,7 @@
 
 import { isStalled, retryDelay } from '#core/anchor-state.ts'
 import type { WebhookFacts } from '#core/webhook.ts'
+import { WEBHOOK_ALERT } from '#store/alerts.ts'
 import { typeOf } from '#store/webhooks.ts'
 
 /** Deliveries of one turn of a lane: what a crash sends a second time. */
@@ -194,9 +195,9 @@ const DROP_HOOK = `UPDATE webhook_deliveries SET state = 'failed', result = 'the
 WHERE id IN (SELECT id FROM webhook_deliveries INDEXED BY webhook_deliveries_due
   WHERE lane_id = ?1 AND state = 'pending' AND hook_id = ?2 LIMIT ${DROP})`
 
-/** By the hook's id: neither its URL nor its host is for the public that reads alerts. */
+/** By the hook's id, which `openAlerts` does not show: neither it nor the URL is for the public. */
 const ALERT = `INSERT INTO alerts (kind, key, severity, detail, link, opened_at)
-SELECT 'webhook_failing', name, 'warning', 'A webhook has not taken a notice for three days; its old notices were given up.',
+SELECT '${WEBHOOK_ALERT}', name, 'warning', 'A webhook has not taken a notice for three days; its old notices were given up. Key: SHA-256 of its id, first 16 digits.',
   '/webhooks/' || name, ?2
 FROM webhooks WHERE id IN (SELECT hook_id FROM webhook_deliveries INDEXED BY webhook_deliveries_age
   WHERE updated_at = ?2 AND state <> 'pending' AND state = 'failed' AND lane_id = ?1)
@@ -209,7 +210,7 @@ function clearAlertsOf(
 ): D1PreparedStatement {
   return db
     .prepare(
-      `UPDATE alerts SET cleared_at = ?1 WHERE kind = 'webhook_failing' AND cleared_at IS NULL
+      `UPDATE alerts SET cleared_at = ?1 WHERE kind = '${WEBHOOK_ALERT}' AND cleared_at IS NULL
        AND key IN (SELECT value FROM json_each(?2))`,
     )
     .bind(nowAt, JSON.stringify(hooks))

@@ -26,8 +26,17 @@ export interface WatchedEvent {
 }
 
 /**
+ * Whose lane a hook on the event in `j` gets. Until an event is sealed only its poster has its bytes; from then on
+ * anybody can post them again and be told, but in a lane (of no DID, which has no space in it) and under a
+ * limit that are not the poster's.
+ */
+const STANDING = `iif(EXISTS (SELECT 1 FROM events e INDEXED BY events_hash
+  WHERE e.hash_key = j.value->>1 AND e.event_hash = unhex(j.value->>0)), 'late ', '') || (j.value->>2)`
+
+/**
  * Keeps one hook for each event; one that is there already stays as it is. Throws `storage-failed` when D1
- * does not answer and `too-many-webhooks` when an event has eight others: the events are kept either way.
+ * does not answer and `too-many-webhooks` when an event has eight others of its standing, from before its seal
+ * or from after it: the events are kept either way.
  */
 export async function keepWatch(
   db: D1Database,
@@ -45,16 +54,17 @@ export async function keepWatch(
       db.batch<{ n: number }>([
         db
           .prepare(
-            'INSERT INTO webhook_lanes (did, host) SELECT DISTINCT value->>2, ?2 FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING',
+            `INSERT INTO webhook_lanes (did, host) SELECT DISTINCT ${STANDING}, ?2 FROM json_each(?1) j WHERE true
+             ON CONFLICT DO NOTHING`,
           )
           .bind(json, target.host),
         db
           .prepare(
             `INSERT INTO webhooks (name, event_hash, hash_key, lane_id, url, types, since_leaf, created_at)
              SELECT j.value->>3, unhex(j.value->>0), j.value->>1, l.id, ?3, ${ALL_TYPES}, 0, ?4
-             FROM json_each(?1) j CROSS JOIN webhook_lanes l ON l.did = j.value->>2 AND l.host = ?2
-             WHERE (SELECT count(*) FROM webhooks w INDEXED BY webhooks_event
-                    WHERE w.event_hash = unhex(j.value->>0) AND w.ended_at IS NULL) < ${MAX_HOOKS}
+             FROM json_each(?1) j CROSS JOIN webhook_lanes l ON l.did = ${STANDING} AND l.host = ?2
+             WHERE (SELECT count(*) FROM webhooks w INDEXED BY webhooks_event CROSS JOIN webhook_lanes o
+                    ON o.id = w.lane_id AND o.did = l.did WHERE w.event_hash = unhex(j.value->>0) AND w.ended_at IS NULL) < ${MAX_HOOKS}
              ON CONFLICT DO NOTHING`,
           )
           .bind(json, target.host, target.url, watched.nowAt),
@@ -70,7 +80,7 @@ export async function keepWatch(
     if (kept!.results[0]!.n < rows.length) {
       throw new VaultMeshError(
         'too-many-webhooks',
-        `The event is kept; it has ${MAX_HOOKS} webhooks already.`,
+        `The event is kept; it has ${MAX_HOOKS} webhooks already of those that may be named now.`,
         { extra: { limit: MAX_HOOKS } },
       )
     }

@@ -9,7 +9,7 @@
  *   core+https://user:password@host[:port][/wallet/name]     esplora+https://host/api
  *
  * A wallet in the path of a Core node must watch the address; its coins are then known at once.
- * Without one every search for coins scans the whole UTXO set, which takes a mainnet node minutes.
+ * Without one every search for coins scans the whole UTXO set, which may take a mainnet node longer than we wait.
  */
 
 import { VaultMeshError } from '#core/errors.ts'
@@ -48,8 +48,11 @@ export type Outspend =
       readonly isDeep: boolean
     }
 
-/** `too-cheap`: below what the node's pool takes now. `conflict`: an input is spent, or unknown. */
-export type Broadcast = 'sent' | 'known' | 'conflict' | 'too-cheap'
+/**
+ * `too-cheap`: below what the node's pool takes now. `conflict`: an input is spent, or unknown. `invalid`: its
+ * signature or its sum is wrong, as when the value of a coin was; no block can hold it.
+ */
+export type Broadcast = 'sent' | 'known' | 'conflict' | 'too-cheap' | 'invalid'
 
 /** Hashes in display order. Each method throws `anchor-failed` if there is no sound answer. */
 export interface BitcoinClient extends Provider {
@@ -73,11 +76,12 @@ export interface BitcoinClient extends Provider {
 export interface ClientOptions {
   readonly fetch: Fetch
   readonly timeoutMs: number
-  /** A scan of the UTXO set; a mainnet node needs minutes. */
+  /** A scan of the UTXO set; a mainnet node may need minutes. */
   readonly scanTimeoutMs: number
 }
 
-const SCAN_TIMEOUT_MS = 300_000
+/** Shorter than the lease of an attempt (queues/anchor.ts): nobody else may begin while one still waits. */
+export const SCAN_TIMEOUT_MS = 100_000
 
 /** The client that a URL names. Throws `bad-config`, which does not quote it. */
 export function parseBitcoinUrl(

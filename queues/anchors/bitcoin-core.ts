@@ -38,7 +38,7 @@ const envelope = z.object({
 
 /** RPC_INVALID_ADDRESS_OR_KEY: no such transaction, no such block. */
 const NOT_FOUND = -5
-/** RPC_INVALID_PARAMETER: a height above the tip, among others. */
+/** RPC_INVALID_PARAMETER: a height above the tip, a scan while one is in progress, and more. */
 const OUT_OF_RANGE = -8
 /** Core consensus.h: a coinbase may be spent by the hundredth block after it. */
 const COINBASE_MATURITY = 100
@@ -103,6 +103,7 @@ export function coreClient(endpoint: Endpoint, options: ClientOptions): BitcoinC
 
   // The chain is asked of the node, only coins of the wallet: a wallet's path may vanish on restart.
   const [node = '', wallet] = endpoint.address.split(/(?=\/wallet\/[^/]+$)/)
+  const outpoint = { txid: hash, vout: height, amount: bitcoins }
   const index = z.object({ best_block_height: height })
   const output = z.object({ bestblock: hash, confirmations: height, coinbase: z.boolean() })
 
@@ -133,8 +134,25 @@ export function coreClient(endpoint: Endpoint, options: ClientOptions): BitcoinC
     return blockHash === null ? null : { state: 'block', height: at, blockHash }
   }
 
+  /** All coins of an address, out of the whole UTXO set. */
+  async function scanFor(address: string) {
+    const schema = z.object({ success: z.literal(true), unspents: z.array(z.object(outpoint)) })
+    const limits = { timeoutMs: options.scanTimeoutMs }
+    try {
+      return await ask(schema, 'scantxoutset', ['start', [`addr(${address})`]], limits)
+    } catch (error) {
+      const advice = `: let a watch-only wallet of it know ${address} and append /wallet/NAME to its URL`
+      // The node goes on scanning after we have given up, and scans for one caller at a time.
+      if (error instanceof RpcError && error.code === OUT_OF_RANGE) {
+        throw fail(`is busy with another scan for coins${advice}`)
+      }
+      if (error instanceof RpcError) throw fail(`answered with error ${error.code}`)
+      const isLate = String(error).includes(`within ${options.scanTimeoutMs} ms`)
+      throw isLate ? fail(`found no coins within ${options.scanTimeoutMs} ms${advice}`) : error
+    }
+  }
+
   async function coinsOf(address: string, depth: number): Promise<readonly Coin[]> {
-    const outpoint = { txid: hash, vout: height, amount: bitcoins }
     if (wallet !== undefined) {
       // listunspent leaves out what is immature or spent in the pool.
       const listed = await orNull(
@@ -144,15 +162,8 @@ export function coreClient(endpoint: Endpoint, options: ClientOptions): BitcoinC
       )
       return listed!.map(({ txid, vout, amount }) => ({ txid, vout, value: amount }))
     }
-    const scan = await orNull(
-      ask(
-        z.object({ success: z.literal(true), unspents: z.array(z.object(outpoint)) }),
-        'scantxoutset',
-        ['start', [`addr(${address})`]],
-        { timeoutMs: options.scanTimeoutMs },
-      ),
-    )
-    const largest = scan!.unspents.toSorted((a, b) => b.amount - a.amount).slice(0, MAX_COINS)
+    const scan = await scanFor(address)
+    const largest = scan.unspents.toSorted((a, b) => b.amount - a.amount).slice(0, MAX_COINS)
     const coins: Coin[] = []
     for (const { txid, vout, amount } of largest) {
       const found = await orNull(ask(output.nullable(), 'gettxout', [txid, vout, true]))
@@ -285,6 +296,10 @@ export function broadcastOutcome(endpoint: Endpoint, code: number, message: stri
   }
   if (/min relay fee not met|mempool min fee not met|mempool full/i.test(message)) {
     return 'too-cheap'
+  }
+  // Until Core 28 a signature that only policy refuses was "non-mandatory"; since then nodes do not tell.
+  if (/bad-txns-in-belowout|(?<!non-)(?:mandatory|mempool)-script-verify-flag/i.test(message)) {
+    return 'invalid'
   }
   throw failure(endpoint, `refused the transaction with error ${code}`)
 }

@@ -82,9 +82,11 @@ export function anchorFee(type: AddressType, inputs: number, feerate: number): n
 }
 
 /**
- * The coins to spend: the largest, and more only if one cannot pay. The same coins give the same choice,
- * whatever their order. `no_funds`: they cannot pay fee and change, or only with so many inputs that
- * the fee passes its cap; one more coin mends both. `fee_cap`: the feerate itself is beyond the cap.
+ * The coins to spend: the largest, and more only if one cannot pay. They pay the whole cap and change that is
+ * no dust, whatever the first variant costs: its replacements spend the same, and money that comes later
+ * does not help them. The same coins give the same choice, whatever their order. `no_funds`: they cannot pay
+ * that, or only with so many inputs that the fee passes its cap; one more coin mends both. `fee_cap`: the
+ * feerate itself is beyond the cap.
  */
 export function chooseCoins(
   coins: readonly Coin[],
@@ -97,9 +99,8 @@ export function chooseCoins(
   let value = 0
   for (const [i, coin] of sorted.slice(0, MAX_INPUTS).entries()) {
     value += coin.value
-    const fee = anchorFee(type, i + 1, feerate)
-    if (fee > feeCapSat) break
-    if (value - fee >= SIZES[type].dust) return { inputs: sorted.slice(0, i + 1) }
+    if (anchorFee(type, i + 1, feerate) > feeCapSat) break
+    if (value - feeCapSat >= SIZES[type].dust) return { inputs: sorted.slice(0, i + 1) }
   }
   return { held: 'no_funds' }
 }

@@ -3,11 +3,13 @@
  *
  * `work` is what the wallet signed for the root, and what was seen of it. Nothing is paid for twice,
  * because every variant spends the same coins and the Wallet signs other coins for a root only after
- * `settle(root, null)`. That is said here in one case: a spend that is none of ours is `requiredDepth`
- * deep at every provider, and the operator has released the job.
+ * `settle(root, null)`. That is said here when the operator has released the job and no variant can
+ * confirm at any provider: a spend that is none of ours lies `requiredDepth` deep, or for as many blocks
+ * a coin has been nowhere, or every variant has been refused as invalid.
  *
  * Good news is taken from one provider, since a wrong one costs only another look. Bad news (it is in
- * no chain, in no pool) and finality are asked of all. The headers and the branch prove themselves.
+ * no chain, in no pool), finality and the coins to spend are asked of all. The headers and the branch
+ * prove themselves.
  */
 
 import * as z from 'zod'
@@ -62,6 +64,8 @@ const workSchema = z.strictObject({
   since: height.nullable(),
   /** Where a variant was last seen in a block. */
   seen: z.strictObject({ txHash: hash, height, blockHash: hash }).nullable(),
+  /** Height of the tip since which no provider has what a variant could confirm with. */
+  doomedSince: height.nullable().default(null),
 })
 export type BitcoinWork = z.infer<typeof workSchema>
 type Step = RailStep<BitcoinWork>
@@ -72,6 +76,12 @@ interface View {
   readonly block: NonNullable<BitcoinWork['seen']> | null
   readonly isInPool: boolean
 }
+
+/**
+ * What one provider makes of the variants when it has none of them: a foreign spend of their coins is
+ * young or deep, a coin is gone (or they are invalid), or they may confirm. `unsaid`: it was not asked to take them.
+ */
+type Fate = 'deep' | 'young' | 'gone' | 'alive' | 'unsaid'
 
 /** The rail of one wallet. Throws `bad-config`. */
 export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
@@ -88,36 +98,36 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     const root = toHex(job.root)
     const before = await wallet.find(root)
     if (before !== null && before.state !== 'dead') return { state: 'signed', work: workOf(before) }
-    const { coins, feerate } = await context.route.first(clients, async (client) => {
-      await checkNetwork(client, network)
-      return {
-        feerate: await client.feerate(TARGET_BLOCKS[0]),
-        // As deep as an anchor must be: a coin that vanishes in a reorganisation takes the anchor along.
-        coins: await client.coins(address, requiredDepth),
-      }
-    })
+    const coins = await agreedCoins(context)
+    const feerate = await context.route.first(clients, (client) => client.feerate(TARGET_BLOCKS[0]))
     // Also with no coin at all: the one there is may be under way for another root, which is no want.
-    const price = { chain: 'BTC', feerate } as const
-    const answer = await wallet.sign({ root, price, coins: await undoubted(coins, context) })
+    const answer = await wallet.sign({ root, price: { chain: 'BTC', feerate }, coins })
     if ('busy' in answer) return { state: 'busy', reason: answer.busy, againAt: againAt(context) }
     if ('held' in answer) return { state: 'held', work: null, reason: answer.held }
     return { state: 'signed', work: workOf(answer.spend) }
   }
 
   /**
-   * Coins that nobody who answers denies. A variant that spends what is not there would never confirm,
-   * and never be known to be dead: one provider's lie could stop the wallet.
+   * Coins that every provider names with the same value. What spends another one may never confirm, nor
+   * be known to be dead, and until then the wallet signs for nobody else: one lie would stop it for good.
+   * As deep as an anchor must be: a coin that vanishes in a reorganisation takes the anchor along.
    */
-  async function undoubted(coins: readonly Coin[], { route }: RailContext): Promise<Coin[]> {
-    const answers = await Promise.allSettled(
-      clients.map((client) =>
-        route.all([client], () =>
-          Promise.all(coins.map((coin) => client.outspend(coin, requiredDepth))),
-        ),
-      ),
+  async function agreedCoins({ route }: RailContext): Promise<readonly Coin[]> {
+    const lists: (readonly Coin[])[] = []
+    // One after another: two addresses may lead to one node, which scans for one caller at a time.
+    for (const client of clients) {
+      const answer = await route.all([client], async () => {
+        await checkNetwork(client, network)
+        return client.coins(address, requiredDepth)
+      })
+      lists.push(...answer)
+    }
+    const valueIn = lists.map((list) => new Map(list.map((coin) => [nameOf(coin), coin.value])))
+    // By name, so that what somebody names twice is spent once.
+    const named = new Map(lists.flat().map((coin) => [nameOf(coin), coin]))
+    return [...named].flatMap(([name, coin]) =>
+      valueIn.every((values) => values.get(name) === coin.value) ? [coin] : [],
     )
-    const said = answers.flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : []))
-    return coins.filter((_, i) => said.every((spends) => spends[i]!.state === 'unspent'))
   }
 
   async function send(job: AnchorJob, work: BitcoinWork, context: RailContext): Promise<Step> {
@@ -129,29 +139,34 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     const sent: BitcoinWork = { ...work, since: work.since ?? tip.height }
     if (outcome === 'too-cheap') return bump(job, sent, tip.height, context)
     // Against what does it conflict: an older variant, or somebody else's spend?
-    if (outcome === 'conflict') return judge(job, sent, context)
+    if (outcome === 'conflict' || outcome === 'invalid') return judge(job, sent, context, true)
     return { state: 'waiting', work: sent, againAt: againAt(context) }
   }
 
-  /** After bad news from one provider: what do all of them say? */
-  async function judge(job: AnchorJob, work: BitcoinWork, context: RailContext): Promise<Step> {
+  /** After bad news from one provider: what do all of them say? With `isSent` it was sent just now, in vain. */
+  async function judge(
+    job: AnchorJob,
+    work: BitcoinWork,
+    context: RailContext,
+    isSent = false,
+  ): Promise<Step> {
     const views = await context.route.all(clients, (client) => look(client, work))
-    const found = views.find(({ block }) => block !== null) ?? views.find((view) => view.isInPool)
-    if (found !== undefined) {
-      return { state: 'waiting', work: { ...work, seen: null }, againAt: againAt(context) }
+    if (views.some(({ block, isInPool }) => block !== null || isInPool)) {
+      const found = { ...work, seen: null, doomedSince: null }
+      return { state: 'waiting', work: found, againAt: againAt(context) }
     }
-    const spent = await context.route.all(clients, (client) =>
-      outspends(client, work, requiredDepth),
+    const fates = await context.route.all(clients, (client) =>
+      fateOf(client, work, { depth: requiredDepth, isSent }),
     )
-    const isForeign = (spend: Outspend) =>
-      spend.state === 'spent' && !work.variants.some(({ txHash }) => txHash === spend.by)
-    if (!spent.some((spends) => spends.some(isForeign))) {
-      return { state: 'waiting', work, againAt: againAt(context) }
+    const tips = views.map(({ tip }) => tip)
+    const judged = { ...work, doomedSince: doomedSince(work, fates, Math.max(...tips)) }
+    const isLong =
+      judged.doomedSince !== null && Math.min(...tips) - judged.doomedSince >= requiredDepth
+    const isDead = fates.every((fate) => fate === 'deep' || (fate === 'gone' && isLong))
+    const isForeign = fates.some((fate) => fate === 'deep' || fate === 'young')
+    if (!isForeign && !isDead) {
+      return { state: 'waiting', work: judged, againAt: againAt(context) }
     }
-    // One spent input is enough: a variant spends them all.
-    const isDead = spent.every((spends) =>
-      spends.some((spend) => isForeign(spend) && spend.state === 'spent' && spend.isDeep),
-    )
     const root = toHex(job.root)
     const stored = await wallet.find(root)
     // An attempt that did not live to tell gave these coins up before: what it signed since counts.
@@ -161,7 +176,9 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     // An outbox that was put back in time knows fewer variants: what spent the coins may be ours.
     const isBehind = stored !== null && stored.variants.length > work.variants.length
     if (isBehind && !isGivenUp) return { state: 'signed', work: workOf(stored) }
-    if (!isDead || !context.released) return { state: 'held', work, reason: 'unknown_spend' }
+    if (!isDead || !context.released) {
+      return { state: 'held', work: judged, reason: 'unknown_spend' }
+    }
     // Nodes tell of spends and of transactions at different moments: look again, after the fact.
     const again = await context.route.all(clients, (client) => look(client, work))
     if (again.some((view) => view.block !== null || view.isInPool)) {
@@ -186,7 +203,8 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     let answer = await replace(nextFeerate(feerate, estimate))
     // Blocks may cost more than we are willing to pay; the next small step may be within the cap.
     if ('held' in answer) answer = await replace(nextFeerate(feerate, 0))
-    if ('held' in answer) return { state: 'held', work, reason: answer.held }
+    // The coins pay the cap they were chosen under, and no others can join them: where they end is a cap too.
+    if ('held' in answer) return { state: 'held', work, reason: 'fee_cap' }
     if ('spend' in answer && answer.spend.variants.length > work.variants.length) {
       return { state: 'signed', work: workOf(answer.spend) }
     }
@@ -214,7 +232,7 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     const header = await context.route.first(clients, (client) => client.header(block.blockHash))
     return {
       state: 'included',
-      work: { ...work, seen: block },
+      work: { ...work, seen: block, doomedSince: null },
       againAt: againAt(context),
       inclusion: {
         txHash: block.txHash,
@@ -289,13 +307,17 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
         if (!views.some((other) => other.isInPool)) {
           const step = await judge(job, work, context)
           if (step.state !== 'waiting') return step
-          // No pool has it though it was due: send it again at once only if it is not too cheap.
-          if (!isDue(work, view)) return { state: 'dropped', work: step.work }
+          // No pool has it though it was due: send it again at once only if it is not too cheap. What
+          // cannot confirm is no better at another price.
+          if (!isDue(work, view) || step.work.doomedSince !== null) {
+            return { state: 'dropped', work: step.work }
+          }
         }
       }
       if (isDue(work, view)) return bump(job, work, view.tip, context)
       const since = work.since ?? view.tip
-      return { state: 'waiting', work: { ...work, since }, againAt: againAt(context) }
+      const waiting = { ...work, since, doomedSince: null }
+      return { state: 'waiting', work: waiting, againAt: againAt(context) }
     },
 
     async verify(receipt: AnchorReceipt, context: RailContext): Promise<AnchorVerdict> {
@@ -329,17 +351,37 @@ async function look(client: BitcoinClient, work: BitcoinWork): Promise<View> {
   return { tip, isInPool, block: null }
 }
 
-async function outspends(
+async function fateOf(
   client: BitcoinClient,
-  work: BitcoinWork,
-  depth: number,
-): Promise<readonly Outspend[]> {
-  const found: Outspend[] = []
-  for (const outpoint of work.spends) {
+  { spends, variants }: BitcoinWork,
+  { depth, isSent }: { depth: number; isSent: boolean },
+): Promise<Fate> {
+  const found: { readonly txid: string; readonly spend: Outspend }[] = []
+  for (const outpoint of spends) {
     const [txid, vout] = outpoint.split(':') as [string, string]
-    found.push(await client.outspend({ txid, vout: Number(vout) }, depth))
+    found.push({ txid, spend: await client.outspend({ txid, vout: Number(vout) }, depth) })
   }
-  return found
+  // One spent input is enough: a variant spends them all.
+  const foreign = found.flatMap(({ spend }) =>
+    spend.state === 'spent' && !variants.some(({ txHash }) => txHash === spend.by) ? [spend] : [],
+  )
+  if (foreign.length > 0) return foreign.some(({ isDeep }) => isDeep) ? 'deep' : 'young'
+  for (const { txid, spend } of found) {
+    if (spend.state === 'spent') return 'alive'
+    // What a reorganisation took away and a pool still has will be back.
+    if (spend.state === 'missing' && (await client.statusOf(txid)).state === 'unknown')
+      return 'gone'
+  }
+  if (!isSent) return 'unsaid'
+  // All variants claim the same values of the same coins, and the newest leaves the least to its outputs:
+  // where that one is invalid they all are.
+  return (await client.broadcast(variants.at(-1)!.raw)) === 'invalid' ? 'gone' : 'alive'
+}
+
+/** Since when nobody has what a variant could confirm with; null as soon as somebody does. */
+function doomedSince(work: BitcoinWork, fates: readonly Fate[], tip: number): number | null {
+  if (fates.includes('alive')) return null
+  return fates.includes('unsaid') ? work.doomedSince : (work.doomedSince ?? tip)
 }
 
 function workOf(spend: Spend): BitcoinWork {
@@ -347,13 +389,24 @@ function workOf(spend: Spend): BitcoinWork {
     if (price.chain !== 'BTC') throw new VaultMeshError('bad-state', 'The wallet is of no Bitcoin.')
     return { txHash, raw, feerate: price.feerate }
   })
-  return parsedWork({ spends: [...spend.spends], variants, since: null, seen: null })
+  return parsedWork({
+    spends: [...spend.spends],
+    variants,
+    since: null,
+    seen: null,
+    doomedSince: null,
+  })
 }
 
 function parsedWork(work: unknown): BitcoinWork {
   const parsed = workSchema.safeParse(work)
   if (parsed.success) return parsed.data
   throw new VaultMeshError('bad-state', 'The stored Bitcoin work is not what this rail writes.')
+}
+
+/** As `Spend.spends` has it. */
+function nameOf({ txid, vout }: Coin): string {
+  return `${txid}:${vout}`
 }
 
 function sameSpends(a: readonly string[], b: readonly string[]): boolean {

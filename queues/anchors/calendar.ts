@@ -4,7 +4,8 @@
  * What leaves is SHA-256(root ‖ nonce), so a calendar learns nothing; the nonce is stored before. Each
  * calendar answers with a promise (a pending attestation); hours later it answers with a path to a
  * block header. A calendar can delay but not forge: a path counts only if it ends in the Merkle root
- * of the block that our own providers have at that height, and only such paths are kept.
+ * of the block that our own providers have at that height, and only such paths are kept. Nor can it keep
+ * us busy: a promise has no blocks in it, and of each answer a few things are looked at and kept.
  *
  * `work` is the nonce and the file so far, pending attestations and unknown ones included, as anybody
  * could take it and go on with a stock client. URIs in it come from strangers: only those of configured
@@ -20,7 +21,7 @@ import { toDisplay } from '#core/bitcoin-transaction.ts'
 import type { Hash } from '#core/bytes.ts'
 import { concat, equal, fromBase64, fromHex, toBase64, toHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import type { Attested, Operation, Timestamp } from '#core/opentimestamps.ts'
+import type { Operation, Timestamp } from '#core/opentimestamps.ts'
 import {
   attestationsOf,
   emitOts,
@@ -31,17 +32,11 @@ import {
   parseTimestamp,
 } from '#core/opentimestamps.ts'
 import { sha256 } from '#core/sha256.ts'
-import {
-  agreedHeaders,
-  checkNetwork,
-  checkOptions,
-  pollMs,
-  verdictOnline,
-  disproofOf,
-} from './bitcoin-chain.ts'
+import { agreedHeaders, checkOptions, pollMs, verdictOnline, disproofOf } from './bitcoin-chain.ts'
 import type { BitcoinClient } from './bitcoin-client.ts'
 import type { Endpoint } from './bounded-fetch.ts'
 import { boundedFetch, DEFAULT_TIMEOUT_MS, failure, parseEndpoint } from './bounded-fetch.ts'
+import { chainOf, keptOf, proven, type Block, type Chain } from './calendar-blocks.ts'
 import type { AnchorJob, Rail, RailContext, RailStep } from './rail.ts'
 
 export interface CalendarRailOptions {
@@ -62,6 +57,10 @@ const DEFAULT_MINIMUM = 2
 const NONCE_BYTES = 16
 /** What stock clients read of an answer. */
 const MAX_ANSWER_BYTES = 10_000
+/** Things of a kind that one answer may hold: real ones hold one promise, or one block. */
+const MAX_OF_A_KIND = 4
+/** Promises of one calendar that are followed in one check. */
+const MAX_FOLLOWED = 8
 const HOUR_MS = 3_600_000
 /** Calendars pay for a transaction every 6 to 12 hours, and wait for 6 blocks. */
 const LATE_MS = 48 * HOUR_MS
@@ -109,9 +108,11 @@ export function calendarRail(options: CalendarRailOptions): Rail<CalendarWork> {
         method: 'POST',
         body: digest.slice(),
       })
-      const timestamp = read(calendar, digest, body!)
-      const said = attestationsOf(timestamp).map(({ attestation }) => attestation.type)
-      if (said.includes('pending')) return extendTimestamp(job.root, path, timestamp)
+      const promises = keptOf(read(calendar, digest, body!), [], MAX_OF_A_KIND)
+      const said = promises === null ? [] : attestationsOf(promises)
+      if (promises !== null && said.some(({ attestation }) => attestation.type === 'pending')) {
+        return extendTimestamp(job.root, path, promises)
+      }
       throw failure(calendar, 'promised nothing')
     }
     let file = work.ots === null ? null : parseOts(fromBase64(work.ots))
@@ -182,86 +183,71 @@ export function calendarRail(options: CalendarRailOptions): Rail<CalendarWork> {
     return isPublic ? parseEndpoint(uri, 'a calendar') : null
   }
 
-  /** Those attestations of blocks that the chain bears out, lowest block first. */
-  async function proven(timestamp: Timestamp, context: RailContext): Promise<readonly Block[]> {
-    const roots = new Map<number, Promise<Uint8Array | null>>()
-    const rootAt = (height: number) => {
-      const known = roots.get(height)
-      if (known !== undefined) return known
-      const asked = context.route.first(clients, async (client) => {
-        await checkNetwork(client, network)
-        const hash = await client.hashAt(height)
-        return hash === null ? null : parseHeader(fromHex(await client.header(hash))).merkleRoot
-      })
-      roots.set(height, asked)
-      return asked
-    }
-    const found: Block[] = []
-    for (const attested of attestationsOf(timestamp)) {
-      if (attested.attestation.type !== 'bitcoin') continue
-      const { height } = attested.attestation
-      const merkleRoot = await rootAt(height)
-      if (merkleRoot !== null && equal(merkleRoot, attested.message)) {
-        found.push({ height, attested })
-      }
-    }
-    return found.toSorted((a, b) => a.height - b.height)
-  }
-
-  /** The file with what calendars know by now; what they cannot prove is left out. */
+  /** What calendars know by now of the promises in the file; what they cannot prove is left out. */
   async function upgraded(
     file: Timestamp,
-    blocks: readonly Block[],
+    { blocks, chain }: { blocks: readonly Block[]; chain: Chain },
     context: RailContext,
   ): Promise<Timestamp> {
-    const open = attestationsOf(file).filter(
-      ({ attestation, path }) =>
-        attestation.type === 'pending' &&
-        !blocks.some(({ attested }) => path.every((step, i) => step === attested.path[i])),
+    const counts = new Map<string, number>()
+    const open = attestationsOf(file).flatMap(({ attestation, message, path }) => {
+      const isProven = blocks.some(({ attested }) =>
+        path.every((step, i) => step === attested.path[i]),
+      )
+      if (attestation.type !== 'pending' || isProven) return []
+      const calendar = followed(attestation.uri)
+      const count = counts.get(calendar?.name ?? '') ?? 0
+      if (calendar === null || count === MAX_FOLLOWED) return []
+      counts.set(calendar.name, count + 1)
+      return [{ calendar, message, path }]
+    })
+    const answers = await Promise.allSettled(
+      open.map(({ calendar, message, path }) =>
+        ask(calendar, context, async () => {
+          const get = { path: `/timestamp/${toHex(message)}`, method: 'GET' } as const
+          const body = await call(calendar, context, get)
+          if (body === null) return null
+          const answer = read(calendar, message, body)
+          const found = await proven(answer, chain, MAX_OF_A_KIND)
+          const [best] = found
+          const kept = keptOf(answer, found, MAX_OF_A_KIND)
+          if (kept === null || best === undefined) {
+            throw failure(calendar, 'answered with a path that leads to no block')
+          }
+          const whole = [...path, ...best.attested.path]
+          return {
+            all: extendTimestamp(file.message, path, kept),
+            best: linearTimestamp(file.message, whole, best.attested.attestation),
+          }
+        }),
+      ),
     )
-    const answers = await Promise.allSettled(open.map((pending) => upgrade(pending)))
-    async function upgrade({ attestation, message, path }: Attested): Promise<Timestamp | null> {
-      const calendar = attestation.type === 'pending' ? followed(attestation.uri) : null
-      if (calendar === null) return null
-      return ask(calendar, context, async () => {
-        const get = { path: `/timestamp/${toHex(message)}`, method: 'GET' } as const
-        const body = await call(calendar, context, get)
-        if (body === null) return null
-        const timestamp = read(calendar, message, body)
-        if ((await proven(timestamp, context)).length === 0) {
-          throw failure(calendar, 'answered with a path that leads to no block')
-        }
-        return extendTimestamp(file.message, path, timestamp)
-      })
-    }
     let merged = file
     for (const answer of answers) {
       if (answer.status === 'rejected' || answer.value === null) continue
       // Too much beside the path that counts: keep that one.
-      const [best] = await proven(answer.value, context)
-      const { path, attestation } = best!.attested
-      merged =
-        mergedOrNull(merged, answer.value) ??
-        mergedOrNull(merged, linearTimestamp(file.message, path, attestation)) ??
-        merged
+      const { all, best } = answer.value
+      merged = mergedOrNull(merged, all) ?? mergedOrNull(merged, best) ?? merged
     }
     return merged
   }
 
   async function finish(
     job: AnchorJob,
-    { file, block }: { file: Timestamp; block: Block },
+    { file, blocks }: { file: Timestamp; blocks: readonly Block[] },
     context: RailContext,
   ): Promise<AnchorReceipt | null> {
-    const { height } = block
+    const { height } = blocks[0]!
     const chain = await agreedHeaders(context, clients, { network, height, count: requiredDepth })
     if (chain === null) return null
     const [header, ...following] = chain.map((link) => link.header)
+    // What a reorganisation made untrue was kept as long as it could come back.
+    const borneOut = keptOf(file, blocks, Infinity)!
     return calendarReceipt({
       root: job.root,
       treeSize: job.treeSize,
       network,
-      ots: emitOts(file),
+      ots: emitOts(borneOut),
       header: header!,
       following,
       height,
@@ -277,9 +263,11 @@ export function calendarRail(options: CalendarRailOptions): Rail<CalendarWork> {
     if (!equal(stored.message, job.root)) {
       throw new VaultMeshError('bad-state', 'The stored timestamp is of another root.')
     }
-    const file = await upgraded(stored, await proven(stored, context), context)
+    const chain = chainOf(context, clients, network)
+    const file = await upgraded(stored, { blocks: await proven(stored, chain), chain }, context)
     const next: CalendarWork = { ...work, ots: toBase64(emitOts(file)) }
-    const [block] = await proven(file, context)
+    const blocks = await proven(file, chain)
+    const [block] = blocks
     const now = context.now()
     if (block === undefined) {
       const age = now - work.promisedAt
@@ -289,10 +277,9 @@ export function calendarRail(options: CalendarRailOptions): Rail<CalendarWork> {
       const wait = { state: 'waiting', work: next, againAt: now + patience } as const
       return age >= LATE_MS ? { ...wait, ...late } : wait
     }
-    const tip = await context.route.first(clients, (client) => client.tip())
-    const observedDepth = tip.height - block.height + 1
+    const observedDepth = (await chain.tip()) - block.height + 1
     if (observedDepth >= requiredDepth) {
-      const receipt = await finish(job, { file, block }, context)
+      const receipt = await finish(job, { file, blocks }, context)
       if (receipt !== null) return { state: 'final', receipt }
     }
     const hash = await context.route.first(clients, (client) => client.hashAt(block.height))
@@ -339,12 +326,6 @@ export function calendarRail(options: CalendarRailOptions): Rail<CalendarWork> {
 
     disproof: (receipt, context) => disproofOf(context, clients, receipt),
   }
-}
-
-/** An attestation that the chain bears out. */
-interface Block {
-  readonly height: number
-  readonly attested: Attested
 }
 
 /** A calendar's answer about `message`; what is no timestamp is its failure, not ours. */

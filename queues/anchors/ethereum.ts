@@ -9,7 +9,8 @@
  *
  * A nonce that somebody else used is never skipped: it means that the key is shared or stolen. The
  * job waits until that is final, is held, and starts over with a new nonce only when the operator says
- * so and every node still knows none of our variants.
+ * so and every node still knows none of our variants. The wallet signs at the nonce after its own last one
+ * (wallet-signer.ts), so a wrong count of a node leaves nothing behind that waits above the chain's.
  */
 
 import { keccak256 } from 'viem'
@@ -80,7 +81,7 @@ export function ethereumRail(options: EthereumRailOptions): Rail<EthereumWork> {
     return route.all(clients, (client) => look(client, { chainId, address: from, work }))
   }
 
-  /** Signs the first variant, at a nonce that every node names. */
+  /** Signs the first variant, at a nonce that every node names and the wallet expects. */
   async function prepare({ root }: AnchorJob, context: RailContext): Promise<Step> {
     const { route } = context
     const states = await route.all(clients, async (client) => {
@@ -91,6 +92,9 @@ export function ethereumRail(options: EthereumRailOptions): Rail<EthereumWork> {
     if (states.some((state) => state.nonce !== nonce)) {
       throw failure('The EVM nodes do not agree on the next nonce.')
     }
+    const final = context.released
+      ? await route.all(clients, (client) => client.nonceOf(address, 'finalized'))
+      : null
     const price = await route.first(clients, async (client) => {
       const call = { from: address, to: address, data: `0x${toHex(root)}` }
       return { fees: await client.fees(), gas: anchorGas(await client.estimateGas(call)) }
@@ -99,9 +103,14 @@ export function ethereumRail(options: EthereumRailOptions): Rail<EthereumWork> {
       root: toHex(root),
       price: priceOf(price.fees),
       nonce,
+      releasedNonce: final === null ? null : Math.min(...final),
       balance: balance.toString(),
       gas: price.gas.toString(),
     })
+    if ('held' in answer && answer.held === 'nonce_gap') {
+      // They lag, were reorganised, or count for good only soon: all of that time mends.
+      throw failure(`The EVM nodes count ${nonce} transactions of the wallet, not what it expects.`)
+    }
     return signed(answer, null, context)
   }
 
@@ -138,6 +147,10 @@ export function ethereumRail(options: EthereumRailOptions): Rail<EthereumWork> {
       return { state: 'waiting', work: waiting, againAt: soon(context) }
     }
     if (head - waiting.since >= bumpAfterBlocks) {
+      if (sights.every((sight) => sight.nonce < work.nonce)) {
+        // Nothing of ours can be mined before the nonces below are used: no price would change that.
+        return { state: 'held', work: waiting, reason: 'nonce_gap' }
+      }
       const estimate = await context.route.first(clients, (client) => client.fees())
       const price = priceOf(nextFees(newestOf(work), estimate))
       const answer = await wallet.replace(toHex(root), price)

@@ -25,6 +25,7 @@
 
 import type { AnchorReceipt, AnchorVerdict, Chain } from '#core/anchor-receipt.ts'
 import type { Hash } from '#core/bytes.ts'
+import type { HeldReason } from '#store/wallet-api.ts'
 
 /** Persisted state of one job on one rail. Parsed by its rail when it comes back from D1. */
 export type Work = Readonly<Record<string, Json>>
@@ -115,7 +116,7 @@ export type RailStep<W extends Work = Work> =
   | {
       readonly state: 'held'
       readonly work: W | null
-      readonly reason: 'fee_cap' | 'no_funds' | 'unknown_spend'
+      readonly reason: HeldReason
     }
   | { readonly state: 'failed'; readonly reason: string }
 

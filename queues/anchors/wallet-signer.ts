@@ -9,25 +9,27 @@ import { evmNetwork } from '#core/anchor-ethereum.ts'
 import type { Hash } from '#core/bytes.ts'
 import type { BitcoinConfig, Config, EvmConfig } from '#core/config.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import type { Coin, Price, SignRequest, Variant } from '#store/wallet-api.ts'
+import type { Coin, HeldReason, Price, SignRequest, Variant } from '#store/wallet-api.ts'
 import { bitcoinAccount, chooseCoins, signBitcoin } from './bitcoin-wallet.ts'
 import { ethereumAccount, signEthereum } from './ethereum-wallet.ts'
+
+type EvmRequest = Extract<SignRequest, { readonly nonce: number }>
 
 /** What every variant for a root spends, with all that signing again needs. */
 export type Inputs =
   | { readonly coins: readonly Coin[] }
   | { readonly nonce: number; readonly gas: string }
 
-/** A refusal that money mends. */
+/** A refusal that money, time or an operator mends. */
 export interface Held {
-  readonly held: 'no_funds' | 'fee_cap'
+  readonly held: HeldReason
 }
 
 /** A key that signs anchors. */
 export interface Signer {
   /**
-   * What to spend. `isSpent` knows what the wallet ever spent, `nextNonce` is one above its highest nonce:
-   * providers may lag behind it.
+   * What to spend. `isSpent` knows what the wallet ever spent, `nextNonce` is one above its highest nonce, 0 if it
+   * never signed.
    */
   prepare(
     request: SignRequest,
@@ -58,6 +60,24 @@ export function evmName(config: EvmConfig): string {
   return `EVM/${evmNetwork(config.chainId)}/${ethereumAccount(config.privateKey).address}`
 }
 
+/**
+ * Why the chain's nonce is none to sign at, or null.
+ *
+ * Any number may come from a provider that lags or lies, and what is signed too high can neither be mined nor be
+ * taken back. So the wallet believes its own count. A chain that counts fewer is behind it; one that counts more
+ * has a spend of somebody else, also before the first of ours: an operator must say that this is so, and
+ * even then it counts when it is final.
+ */
+export function nonceFault(
+  { nonce, releasedNonce }: Pick<EvmRequest, 'nonce' | 'releasedNonce'>,
+  nextNonce: number,
+): 'unknown_spend' | 'nonce_gap' | null {
+  if (nonce === nextNonce) return null
+  if (nonce < nextNonce) return 'nonce_gap'
+  if (releasedNonce === null) return 'unknown_spend'
+  return releasedNonce === nonce ? null : 'nonce_gap'
+}
+
 function bitcoinSigner(config: BitcoinConfig): Signer {
   const { network, addressType: type, privateKey: key, feeCapSat } = config
   return {
@@ -84,11 +104,13 @@ function evmSigner(config: EvmConfig): Signer {
   return {
     prepare(request, _isSpent, nextNonce) {
       if (!('nonce' in request)) throw mismatch()
-      const { gas, balance, price } = request
+      const { gas, balance, price, nonce } = request
+      const mismatched = nonceFault(request, nextNonce)
+      if (mismatched !== null) return { held: mismatched }
       const cost = BigInt(gas) * BigInt(price.maxFeePerGas)
       if (cost > feeCapWei) return { held: 'fee_cap' }
       if (cost > BigInt(balance)) return { held: 'no_funds' }
-      return { inputs: { nonce: Math.max(request.nonce, nextNonce), gas } }
+      return { inputs: { nonce, gas } }
     },
     async sign(root, inputs, price) {
       if (!('nonce' in inputs) || price.chain !== 'EVM') throw mismatch()

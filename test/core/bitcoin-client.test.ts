@@ -1,10 +1,11 @@
+import { readFile } from 'node:fs/promises'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sha256d, toDisplay } from '#core/bitcoin-transaction.ts'
 import { fromHex, toHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import type { BitcoinClient } from '../../queues/anchors/bitcoin-client.ts'
-import { parseBitcoinUrl } from '../../queues/anchors/bitcoin-client.ts'
+import { parseBitcoinUrl, SCAN_TIMEOUT_MS } from '../../queues/anchors/bitcoin-client.ts'
 import { rejection } from '../support/anchoring.ts'
 import vectors from '../vectors/bitcoin.json' with { type: 'json' }
 
@@ -184,6 +185,35 @@ describe('a Core node', () => {
     }
   })
 
+  test('that scans too long, or for somebody else, is told of the way without a scan', async () => {
+    const way = 'let a watch-only wallet of it know addr1 and append /wallet/NAME to its URL.'
+    const hangs = parseBitcoinUrl(
+      CORE,
+      (_url, init) =>
+        new Promise((_resolve, reject) => {
+          init!.signal!.addEventListener('abort', () => reject(new Error('aborted')))
+        }),
+      { scanTimeoutMs: 20 },
+    )
+    expect((await rejection(() => hangs.coins('addr1', 7))).message).toBe(
+      `node.example:8332 found no coins within 20 ms: ${way}`,
+    )
+    const busy = core({ scantxoutset: new RpcFault(-8, 'Scan already in progress') })
+    expect((await rejection(() => busy.coins('addr1', 7))).message).toBe(
+      `node.example:8332 is busy with another scan for coins: ${way}`,
+    )
+    const broken = core({ scantxoutset: new RpcFault(-32603) })
+    expect((await rejection(() => broken.coins('addr1', 7))).message).toBe(
+      'node.example:8332 answered with error -32603.',
+    )
+  })
+
+  test('has less time for a scan than an attempt has a lease', async () => {
+    const source = await readFile(new URL('../../queues/anchor.ts', import.meta.url), 'utf8')
+    const [, lease = ''] = /LEASE_MS = ([\d_]+)/.exec(source) ?? []
+    expect(SCAN_TIMEOUT_MS).toBeLessThan(Number(lease.replaceAll('_', '')) - 10_000)
+  })
+
   const fees: readonly (readonly [object, number, number])[] = [
     [{ errors: ['Insufficient data or no feerate found'], blocks: 2 }, 0.00001, 1],
     [{ feerate: 0.000002, blocks: 144 }, 0.000001, 1],
@@ -257,6 +287,9 @@ describe('a Core node', () => {
     [-26, 'insufficient fee, rejecting replacement ab…; new feerate 0.00001 <= old', 'conflict'],
     [-26, 'min relay fee not met, 10 < 153', 'too-cheap'],
     [-26, 'mempool min fee not met, 153 < 900', 'too-cheap'],
+    [-26, 'bad-txns-in-belowout, value in (0.001) < value out (0.9999847)', 'invalid'],
+    [-26, 'mandatory-script-verify-flag-failed (Invalid Schnorr signature)', 'invalid'],
+    [-26, 'mempool-script-verify-flag-failed (Invalid Schnorr signature), input 0', 'invalid'],
   ]
   test.each(refusals)(
     'that refuses with %i %s means %s, and so does Esplora',
@@ -270,8 +303,10 @@ describe('a Core node', () => {
   )
 
   test('that refuses for another reason fails the attempt', async () => {
-    const node = core({ sendrawtransaction: new RpcFault(-26, 'scriptpubkey') })
-    expect((await rejection(() => node.broadcast(RAW))).message).toContain('error -26')
+    for (const reason of ['scriptpubkey', 'non-mandatory-script-verify-flag (Witness version)']) {
+      const node = core({ sendrawtransaction: new RpcFault(-26, reason) })
+      expect((await rejection(() => node.broadcast(RAW))).message).toContain('error -26')
+    }
     const server = client(ESPLORA, () => new Response('who knows', { status: 400 }))
     expect((await rejection(() => server.broadcast(RAW))).message).toContain('error 0')
   })

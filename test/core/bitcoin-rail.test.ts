@@ -53,6 +53,54 @@ async function sent(...changes: readonly Partial<BitcoinClient>[]) {
 
 const conflict: Partial<BitcoinClient> = { broadcast: () => Promise.resolve('conflict') }
 
+describe('what is signed spends only coins', () => {
+  const naming = (...coins: (typeof FIRST)[]) => client({ coins: () => Promise.resolve(coins) })
+  const phantom = { ...FIRST, txid: '99'.repeat(32), value: 9_000_000 }
+  const inflated = { ...FIRST, value: FIRST.value + 1 }
+
+  test.each([
+    ['that everybody names', [naming(phantom, FIRST), naming(FIRST, phantom, SECOND)], phantom],
+    ['that nobody leaves out', [naming(phantom, FIRST), naming(FIRST, SECOND)], FIRST],
+    ['whoever is asked first', [naming(FIRST, SECOND), naming(phantom, FIRST)], FIRST],
+    ['of one value', [naming(inflated, SECOND), naming(FIRST, SECOND)], SECOND],
+    ['once, named twice or not', [naming(FIRST, FIRST), naming(FIRST)], FIRST],
+  ])('%s', async (_name, clients, expected) => {
+    const { wallet, driver } = setup(...clients)
+    await driver.step()
+    expect(wallet.spends.get(root)!.inputs).toEqual([expected])
+  })
+
+  test('and without any that all agree on it waits for money', async () => {
+    const { wallet, driver } = setup(naming(FIRST), naming(SECOND, inflated))
+    expect(await driver.step()).toEqual({ state: 'held', work: null, reason: 'no_funds' })
+    expect(wallet.spends.size).toBe(0)
+  })
+
+  test('and nothing is signed while a provider is silent', async () => {
+    const silent = client({ coins: () => Promise.reject(new Error('connection refused')) })
+    for (const clients of [
+      [silent, client()],
+      [client(), silent],
+    ]) {
+      const { wallet, driver } = setup(...clients)
+      await expect(driver.step()).rejects.toThrow('connection refused')
+      expect(wallet.spends.size).toBe(0)
+    }
+  })
+
+  test('and a node that has two addresses is asked to scan for one at a time', async () => {
+    let asking = 0
+    const scan = async () => {
+      if (++asking > 1) throw new Error('a scan is in progress')
+      await new Promise((resolve) => setImmediate(resolve))
+      asking--
+      return [FIRST]
+    }
+    const { driver } = setup(client({ coins: scan }), client({ coins: scan }))
+    expect((await driver.step()).state).toBe('signed')
+  })
+})
+
 describe('coins that somebody else spent', () => {
   const spent = (first: Outspend): Partial<BitcoinClient> => ({
     ...conflict,
@@ -115,6 +163,92 @@ describe('coins that somebody else spent', () => {
   })
 })
 
+describe('what no provider could ever confirm', () => {
+  const invalid: Partial<BitcoinClient> = { broadcast: () => Promise.resolve('invalid') }
+  const gone: Partial<BitcoinClient> = {
+    ...conflict,
+    outspend: () => Promise.resolve({ state: 'missing' }),
+  }
+  const waitsInPool = (txid: string): Promise<TxStatus> =>
+    Promise.resolve({ state: txid === FIRST.txid ? 'mempool' : 'unknown' })
+
+  /** Sent, and since then `n` blocks have come, each with its look. */
+  async function after(n: number, changes: readonly Partial<BitcoinClient>[]) {
+    const { wallet, rail, driver } = await sent({})
+    let tip = 200
+    const use = (...now: readonly Partial<BitcoinClient>[]) => {
+      const shared: Partial<BitcoinClient> = {
+        tip: () => Promise.resolve({ height: tip, hash: HASH }),
+        coins: () => Promise.resolve([FIRST, SECOND]),
+      }
+      driver.use(rail(...now.map((change) => client({ ...shared, ...change }))))
+    }
+    use(...changes)
+    const mine = async (blocks: number) => {
+      for (let i = 0; i < blocks; i++) {
+        await driver.run()
+        tip++
+      }
+      return driver.run()
+    }
+    return { wallet, driver, use, mine, step: await mine(n) }
+  }
+
+  const cases = [
+    ['a coin that is nowhere', [gone, gone]],
+    ['a signature that is wrong', [invalid, invalid]],
+    ['nowhere for one, wrong for another', [gone, invalid]],
+    ['wrong for one, nowhere for another', [invalid, gone]],
+  ] as const
+  test.each(cases)('is held after seven blocks: %s', async (_name, changes) => {
+    const { wallet, driver, mine, step } = await after(6, changes)
+    driver.released = true
+    expect(step.state).toBe('waiting')
+    driver.released = false
+    expect(await mine(1)).toMatchObject({ state: 'held', reason: 'unknown_spend' })
+    expect((await driver.run()).state).toBe('held')
+    expect(wallet.dead).toHaveLength(0)
+    // No price mends it, so none was paid more for.
+    expect(wallet.spends.get(root)!.spend.variants).toHaveLength(1)
+    driver.released = true
+    expect((await driver.step()).state).toBe('signed')
+    expect(wallet.dead.map(({ spends }) => spends)).toEqual([[`${FIRST.txid}:0`]])
+    expect(driver.work['spends']).toEqual([`${SECOND.txid}:0`])
+  })
+
+  test.each([
+    ['nowhere for one only', [gone, {}]],
+    ['wrong for one only', [invalid, {}]],
+    ['nowhere, but what pays it waits in a pool', [{ ...gone, statusOf: waitsInPool }]],
+    ['in conflict, but its coin is there', [conflict, conflict]],
+  ] as const)('may be confirmed yet: %s', async (_name, changes) => {
+    const { wallet, driver, step } = await after(30, changes)
+    expect(step).not.toHaveProperty('reason', 'unknown_spend')
+    driver.released = true
+    await driver.run()
+    expect(wallet.dead).toHaveLength(0)
+  })
+
+  test('is counted anew when somebody has had it meanwhile', async () => {
+    for (const news of [{ ...gone, outspend: client().outspend }, { statusOf: waitsInPool }]) {
+      const { use, mine } = await after(6, [gone, gone])
+      use({ ...gone, ...news }, gone)
+      await mine(0)
+      use(gone, gone)
+      expect((await mine(6)).state).toBe('waiting')
+      expect((await mine(1)).state).toBe('held')
+    }
+  })
+
+  test('and is in a block all the same is no more than included', async () => {
+    const { driver, use } = await after(7, [gone, gone])
+    use(gone, { ...gone, statusOf: () => Promise.resolve(inBlock), header: client().header })
+    driver.released = true
+    expect((await driver.run()).state).not.toBe('held')
+    expect(driver.work['doomedSince']).toBeNull()
+  })
+})
+
 describe('a transaction', () => {
   test('in the pool of one provider only is waited for', async () => {
     const { driver } = await sent({}, { statusOf: () => Promise.resolve({ state: 'mempool' }) })
@@ -160,6 +294,37 @@ describe('a transaction', () => {
     })
     expect((await driver.step()).state).toBe('signed')
     expect(wallet.spends.get(root)!.spend.variants.at(-1)!.price).toMatchObject({ feerate: 2 })
+  })
+})
+
+describe('a replacement', () => {
+  const stuck: Partial<BitcoinClient> = { broadcast: () => Promise.resolve('too-cheap') }
+  const pays = (value: number): Partial<BitcoinClient> => ({
+    coins: () => Promise.resolve([{ ...FIRST, value }]),
+  })
+
+  test.each([293, 294])('never wants money: a cap of 400 and %i for change', async (change) => {
+    const { wallet, rail, driver } = setup(client(pays(400 + change)))
+    wallet.feeCapSat = 400
+    if (change < 294) {
+      expect(await driver.step()).toEqual({ state: 'held', work: null, reason: 'no_funds' })
+      expect(wallet.spends.size).toBe(0)
+      return
+    }
+    await driver.step()
+    driver.use(rail(client({ ...pays(400 + change), ...stuck })))
+    expect(await driver.run()).toMatchObject({ state: 'held', reason: 'fee_cap' })
+    const { variants } = wallet.spends.get(root)!.spend
+    expect(variants.map(({ fee }) => Number(fee))).toEqual([153, 306])
+  })
+
+  test('under a cap that was raised beyond its coins is at its cap there', async () => {
+    const { wallet, rail, driver } = setup(client(pays(694)))
+    wallet.feeCapSat = 400
+    await driver.step()
+    wallet.feeCapSat = 5000
+    driver.use(rail(client(stuck)))
+    expect(await driver.run()).toMatchObject({ state: 'held', reason: 'fee_cap' })
   })
 })
 

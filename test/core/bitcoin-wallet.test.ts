@@ -93,21 +93,37 @@ describe('choosing coins', () => {
   const sats = (value: number, n = 0) => ({ txid: 'ab'.repeat(32), vout: n, value })
   const limits = { feerate: 1, feeCapSat: 5000, type: 'p2wpkh' } as const
 
-  test('one coin pays if one can: fee and change that is no dust', () => {
-    const least = 153 + 294
+  test('one coin pays if one can: the cap and change that is no dust', () => {
+    const least = 5000 + 294
     expect(chooseCoins([sats(least)], limits)).toEqual({ inputs: [sats(least)] })
     expect(chooseCoins([sats(least - 1)], limits)).toEqual({ held: 'no_funds' })
-    expect(chooseCoins([sats(500), sats(900, 1), sats(700, 2)], limits)).toEqual({
-      inputs: [sats(900, 1)],
+    expect(chooseCoins([sats(6000), sats(9000, 1), sats(7000, 2)], limits)).toEqual({
+      inputs: [sats(9000, 1)],
     })
   })
 
   test('small coins pay together', () => {
-    // 220 vB for two inputs, and 294 of change.
-    expect(chooseCoins([sats(257), sats(257, 1)], limits)).toEqual({
-      inputs: [sats(257), sats(257, 1)],
+    expect(chooseCoins([sats(2647), sats(2647, 1)], limits)).toEqual({
+      inputs: [sats(2647), sats(2647, 1)],
     })
-    expect(chooseCoins([sats(257), sats(256, 1)], limits)).toEqual({ held: 'no_funds' })
+    expect(chooseCoins([sats(2647), sats(2646, 1)], limits)).toEqual({ held: 'no_funds' })
+  })
+
+  test('what is chosen can be replaced up to the cap, and never for want of money', () => {
+    const cap = fc.integer({ min: 200, max: 200_000 })
+    fc.assert(
+      fc.property(coins, type, feerate, cap, (list, kind, rate, feeCapSat) => {
+        const chosen = chooseCoins(list, { feerate: rate, feeCapSat, type: kind })
+        if ('held' in chosen) return
+        const { inputs } = chosen
+        const request = { key: KEY, network: 'regtest', type: kind, root, inputs, feeCapSat }
+        const last = feeCapSat / anchorVsize(kind, inputs.length)
+        expect(last).toBeGreaterThanOrEqual(rate * (1 - 1e-9))
+        // A hair less: a quotient times its divisor may end above what it was.
+        expect(signBitcoin({ ...request, feerate: last * (1 - 1e-9) })).toHaveProperty('raw')
+        expect(signBitcoin({ ...request, feerate: last * 1.01 + 1 })).toEqual({ held: 'fee_cap' })
+      }),
+    )
   })
 
   test('without coins, or with crumbs only, funds are missing', () => {
@@ -121,6 +137,7 @@ describe('choosing coins', () => {
     expect(chooseCoins([], { ...limits, feerate: 33 })).toEqual({ held: 'fee_cap' })
     // Only with two inputs would the cap be passed: another coin mends that.
     const two = { ...limits, feeCapSat: 153 }
+    expect(chooseCoins([sats(447)], two)).toEqual({ inputs: [sats(447)] })
     expect(chooseCoins([sats(300), sats(300, 1)], two)).toEqual({ held: 'no_funds' })
   })
 
@@ -142,9 +159,7 @@ describe('choosing coins', () => {
           // No smaller part of it would do: each coin more is needed.
           const fewer = chosen.inputs.slice(0, -1)
           const rest = fewer.reduce((sum, { value }) => sum + value, 0)
-          if (fewer.length > 0) {
-            expect(rest - anchorFee(kind, fewer.length, rate)).toBeLessThan(DUST[kind])
-          }
+          expect(rest - choice.feeCapSat).toBeLessThan(DUST[kind])
         },
       ),
     )

@@ -1,4 +1,6 @@
 import * as fc from 'fast-check'
+import type { Chain } from 'viem'
+import * as chains from 'viem/chains'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parseConfig } from '#core/config.ts'
 import { VaultMeshError } from '#core/errors.ts'
@@ -137,6 +139,23 @@ describe('the settings', () => {
     ]) {
       expect(refusal(env)).toMatch(/_(?:URLS|CALENDARS): /)
       expect(refusal(env)).not.toContain('s3cret')
+    }
+  })
+
+  test('that name a chain whose data fee no cap can hold stop the start', () => {
+    const known = Object.values<Chain>(chains)
+      .filter((chain) => chain.contracts?.['gasPriceOracle'] !== undefined)
+      .map(({ id }) => id)
+    expect(known).toContain(8453)
+    const env = { ...base, RAILS: 'EVM', EVM_URLS: 'https://h/' }
+    const settings = { ...env, EVM_PRIVATE_KEY: `0x${'22'.repeat(32)}` }
+    for (const id of [...known, 534352].filter((chainId) => chainId <= 2 ** 40)) {
+      const EVM_CHAIN_ID = String(id)
+      expect(refusal({ ...settings, EVM_CHAIN_ID })).toMatch(/^EVM_CHAIN_ID: chain \d+ charges/)
+    }
+    for (const chainId of [1, 42161]) {
+      const { evm } = parseConfig({ ...settings, EVM_CHAIN_ID: String(chainId) })
+      expect(evm).toMatchObject({ chainId })
     }
   })
 

@@ -13,6 +13,7 @@ import {
   bitcoinOperations,
   emitOts,
   eventTimestamp,
+  filterTimestamp,
   inclusionOperations,
   linearTimestamp,
   mergeTimestamps,
@@ -223,6 +224,19 @@ describe('a tree of paths', () => {
         for (const one of [first!, ...rest].flatMap(attestationsOf)) {
           expect(have).toContain(JSON.stringify(one.attestation))
         }
+      }),
+    )
+  })
+
+  test('loses only the attestations that are not wanted, and the paths to them', () => {
+    fc.assert(
+      fc.property(paths, fc.constantFrom('bitcoin', 'pending', 'unknown'), (all, type) => {
+        const [first, ...rest] = all
+        const whole = mergeTimestamps(first!, ...rest)
+        const wanted = attestationsOf(whole).filter(({ attestation: a }) => a.type === type)
+        const left = filterTimestamp(whole, (said) => said.type === type)
+        expect(left === null ? [] : attestationsOf(left)).toEqual(wanted)
+        if (left !== null) expect(parseOts(emitOts(left))).toEqual(left)
       }),
     )
   })

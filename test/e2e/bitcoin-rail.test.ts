@@ -201,9 +201,14 @@ describe.skipIf(isMissing)('on a regtest chain', () => {
       await paidOnce(address, root)
     })
 
-    test('the next provider answers for one that is down, except about finality', async () => {
-      const { driver: make, address, root } = await account(node)
+    test('the next provider answers for one that is down, except about coins and finality', async () => {
+      const { driver: make, address, root, wallet } = await account(node)
       const driver = make(core(proxy.url), esplora(server.url))
+      await proxy.setFault('down')
+      expect((await rejection(() => driver.run())).code).toBe('anchor-failed')
+      expect(wallet.spends.size).toBe(0)
+      await proxy.setFault('ok')
+      expect((await driver.step()).state).toBe('signed')
       await proxy.setFault('down')
       expect((await driver.run()).state).toBe('waiting')
       await node.mine(1, ELSEWHERE)

@@ -134,19 +134,28 @@ describe.skipIf(absent(bitcoindAbsence))('the Esplora stand-in', () => {
 
   test('takes back what a reorg takes back', async () => {
     const txid = await node.fundAddress(address, 7777)
-    const ours = async () =>
+    // Its index follows the chain a moment later.
+    const coin = async () =>
       ((await json(`/address/${address}/utxo`)) as { txid: string; status: object }[]).filter(
-        (coin) => coin.txid === txid,
+        (output) => output.txid === txid,
       )
-    expect(await ours()).toMatchObject([{ value: 7777, status: { confirmed: true } }])
+    await expect
+      .poll(coin, { timeout: 10_000 })
+      .toMatchObject([{ value: 7777, status: { confirmed: true } }])
     const tip = await node.rpc<string>('getbestblockhash')
     await node.rpc('invalidateblock', [tip])
-    expect(await ours()).toMatchObject([{ value: 7777, status: { confirmed: false } }])
+    await expect
+      .poll(coin, { timeout: 10_000 })
+      .toMatchObject([{ value: 7777, status: { confirmed: false } }])
     expect(await json(`/block/${tip}/status`)).toEqual({ in_best_chain: false })
     await node.rpc('generateblock', [ELSEWHERE, []])
-    expect(await json(`/tx/${txid}`)).toMatchObject({ status: { confirmed: false } })
+    await expect
+      .poll(() => json(`/tx/${txid}`), { timeout: 10_000 })
+      .toMatchObject({ status: { confirmed: false } })
     await node.mine(1)
-    expect(await ours()).toMatchObject([{ value: 7777, status: { confirmed: true } }])
+    await expect
+      .poll(coin, { timeout: 10_000 })
+      .toMatchObject([{ value: 7777, status: { confirmed: true } }])
   })
 
   test('fails as told', async () => {

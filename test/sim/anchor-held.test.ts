@@ -200,6 +200,54 @@ describe.each(['BTC', 'EVM'] as const)('on %s', (chain) => {
   )
 })
 
+const unspendable = {
+  'that never was': (amount: number) => ({ txid: 'ee'.repeat(32), vout: 0, amount: 10 * amount }),
+  'of another value': (amount: number) => ({ amount: 10 * amount }),
+  'of nearly its value': (amount: number) => ({ amount: amount + 0.00000001 }),
+}
+
+test.skipIf(absence.BTC !== null).each(Object.entries(unspendable))(
+  'a coin %s, vouched for by everybody, is held and said once, and real ones pay when the operator says go',
+  async (_name, lie) => {
+    await world.boot({ BTC: await world.bitcoinKey(3) })
+    world.answers.set('btc-1.sim', async ({ method, params }, ask) => {
+      if (method === 'gettxout' && params[0] === 'ee'.repeat(32)) {
+        return { result: { bestblock: '00'.repeat(32), confirmations: 100, coinbase: false } }
+      }
+      if (method !== 'scantxoutset') return null
+      const { unspents } = (await ask()).result as { unspents: { amount: number }[] }
+      const [first, ...rest] = unspents as [{ amount: number }]
+      return {
+        result: { success: true, unspents: [{ ...first, ...lie(first.amount) }, ...rest] },
+      }
+    })
+    await world.seal()
+    expect(world.spends('BTC')).toMatchObject([{ state: 'open' }])
+    world.answers.clear()
+    for (let i = 0; i < 9; i++) {
+      await world.mine('BTC', 1)
+      await world.pass(2000)
+    }
+    for (let i = 0; i < 3; i++) await world.pass(61_000)
+    expect(await world.jobs()).toMatchObject([{ state: 'held', reason: 'unknown_spend' }])
+    expect((await held()).map(({ cleared }) => cleared)).toEqual([0])
+    // It may have looked too cheap once; after that no price was thought to mend it.
+    const [spend] = world.spends('BTC')
+    expect(spend!.state).toBe('open')
+    expect(spend!.n).toBeLessThanOrEqual(2)
+    await world.release(1)
+    await world.finish()
+    expect(await world.expectPaidOnce()).toBe(1)
+    expect(world.spends('BTC').map(({ state }) => state)).toEqual(['dead', 'final'])
+    expect((await held()).map(({ cleared }) => cleared)).toEqual([1])
+    // And the wallet is free for the next one.
+    await world.seal()
+    await world.finish()
+    expect(await world.expectPaidOnce()).toBe(2)
+  },
+  60_000,
+)
+
 async function fund(chain: Paid, key: string): Promise<void> {
   if (chain === 'EVM') return world.anvil.setBalance(ethereumAccount(key).address, 10n ** 18n)
   const { address } = bitcoinAccount({ key, type: 'p2wpkh', network: 'regtest' })

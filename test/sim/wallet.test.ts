@@ -96,6 +96,14 @@ class House {
     return this.#rows('SELECT spend, n, raw, tx_hash FROM variants ORDER BY spend, n') as never
   }
 
+  /** The nonce after all that were signed. */
+  nextNonce(): number {
+    const whats = this.#rows('SELECT what FROM spent') as { what: string }[]
+    return (
+      Math.max(-1, ...whats.map(({ what }) => Number(/^nonce:(\d+)$/.exec(what)?.[1] ?? -1))) + 1
+    )
+  }
+
   #rows(sql: string): unknown[] {
     void this.wallet
     return this.#db.prepare(sql).all()
@@ -145,13 +153,17 @@ function priceOf(chain: Chain, price: number): Price {
   return { chain, maxFeePerGas: wei, maxPriorityFeePerGas: wei }
 }
 
-function requestOf(chain: Chain, { root, seen, price }: Call): SignRequest {
+/** `next` is the nonce that the wallet expects; of an EVM chain `seen` says what it counts instead. */
+function requestOf(chain: Chain, { root, seen, price }: Call, next = 0): SignRequest {
   const base = { root: ROOTS[root]!, price: priceOf(chain, price) }
   if (chain === 'BTC') {
     return { ...base, coins: COINS.filter((_, i) => (seen >> i) & 1) } as SignRequest
   }
   const balance = seen === 0 ? '0' : String(10n ** 18n)
-  return { ...base, nonce: seen % 4, balance, gas: '22280' } as SignRequest
+  const nonce = Math.max(0, next + [-1, 0, 0, 2, 0, 0, 0, 2][seen % 8]!)
+  // A release whose nonce is final, or not yet; or none.
+  const releasedNonce = seen < 16 ? null : nonce - (seen % 8 === 3 ? 1 : 0)
+  return { ...base, nonce, releasedNonce, balance, gas: '22280' } as SignRequest
 }
 
 /** What a signed transaction spends, and for which root, as its bytes say. */
@@ -181,7 +193,7 @@ async function make(house: House, chain: Chain, it: Call): Promise<unknown> {
     case 'find':
       return wallet.find(root)
     case 'sign':
-      return wallet.sign(requestOf(chain, it))
+      return wallet.sign(requestOf(chain, it, house.nextNonce()))
     case 'replace':
       return wallet.replace(root, priceOf(chain, it.price))
     case 'settle': {
@@ -265,7 +277,7 @@ describe.each(['BTC', 'EVM'] as const)('the wallet of %s', (chain) => {
         }
         signed += handedOut.size
       }),
-      { numRuns: 100 },
+      { numRuns: 120 },
     )
     expect(signed).toBeGreaterThan(400)
   }, 60_000)
@@ -295,7 +307,8 @@ describe.each(['BTC', 'EVM'] as const)('the wallet of %s', (chain) => {
   test('gives the same bytes for the same root whatever is asked, until that spend is dead', async () => {
     await fc.assert(
       fc.asyncProperty(call, call, fc.boolean(), async (first, second, isFinal) => {
-        const { wallet } = new House(NAMES[chain])
+        const house = new House(NAMES[chain])
+        const { wallet } = house
         const answer = await wallet.sign(requestOf(chain, { ...first, root: 0, seen: 63 }))
         const spend = spendIn(answer)!
         const [{ txHash }] = spend.variants as [{ txHash: string }]
@@ -304,7 +317,8 @@ describe.each(['BTC', 'EVM'] as const)('the wallet of %s', (chain) => {
         expect(spendIn(again)!.variants).toEqual(spend.variants)
         await wallet.settle(ROOTS[0]!, null)
         expect(await wallet.find(ROOTS[0]!)).toBeNull()
-        const anew = await wallet.sign(requestOf(chain, { ...second, root: 0, seen: 63, price: 0 }))
+        const request = { ...second, root: 0, seen: 63, price: 0 }
+        const anew = await wallet.sign(requestOf(chain, request, house.nextNonce()))
         const later = spendIn(anew)
         // Coins may be used up; what is spent is spent.
         if (later === null) return expect(anew).toEqual({ held: 'no_funds' })
@@ -367,7 +381,8 @@ describe.each(['BTC', 'EVM'] as const)('the wallet of %s', (chain) => {
   })
 
   test('names the root that it has under way, and pays for another one after that is settled', async () => {
-    const { wallet } = new House(NAMES[chain])
+    const house = new House(NAMES[chain])
+    const { wallet } = house
     const it: Call = { what: 'sign', root: 0, seen: 63, price: 1, winner: null, storage: 'ok' }
     const first = spendIn(await wallet.sign(requestOf(chain, it)))!
     const other = requestOf(chain, { ...it, root: 1 })
@@ -376,7 +391,8 @@ describe.each(['BTC', 'EVM'] as const)('the wallet of %s', (chain) => {
     expect(foreign.code).toBe('bad-state')
     expect(await wallet.sign(other)).toEqual({ busy: ROOTS[0] })
     await wallet.settle(ROOTS[0]!, first.variants[0]!.txHash)
-    const second = spendIn(await wallet.sign(other))!
+    const later = requestOf(chain, { ...it, root: 1 }, house.nextNonce())
+    const second = spendIn(await wallet.sign(later))!
     expect(second.spends).not.toEqual(first.spends)
   })
 
@@ -404,6 +420,29 @@ describe.each(['BTC', 'EVM'] as const)('the wallet of %s', (chain) => {
     expect(error.code).toBe('bad-state')
     expect(house.spends()).toEqual([])
   })
+})
+
+test('a wallet signs at the nonce after its own last one, and at a higher one only if an operator says so and it is final', async () => {
+  const counts = fc.tuple(fc.nat(6), fc.option(fc.nat(6)))
+  const it: Call = { what: 'sign', root: 0, seen: 63, price: 1, winner: null, storage: 'ok' }
+  await fc.assert(
+    fc.asyncProperty(fc.array(counts, { minLength: 4, maxLength: 12 }), async (rounds) => {
+      const { wallet } = new House(NAMES.EVM)
+      let next = 0
+      for (const [nonce, releasedNonce] of rounds) {
+        const request = { ...requestOf('EVM', it), nonce, releasedNonce } as SignRequest
+        const answer = await wallet.sign(request)
+        if (nonce === next || (nonce > next && releasedNonce === nonce)) {
+          expect(spendIn(answer)!.spends).toEqual([`nonce:${nonce}`])
+          next = nonce + 1
+          await wallet.settle(ROOTS[0]!, null)
+          continue
+        }
+        const isForOperator = nonce > next && releasedNonce === null
+        expect(answer).toEqual({ held: isForOperator ? 'unknown_spend' : 'nonce_gap' })
+      }
+    }),
+  )
 })
 
 function withoutTime(answer: unknown): unknown {

@@ -6,6 +6,7 @@
  * in the outbox once, as done.
  */
 
+import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { deriveIdentity, signJws, type IdentityKey } from '../../functions/core/node-keys.ts'
 import { GIVE_UP_MS } from '../../functions/store/webhook-outbox.ts'
@@ -24,7 +25,7 @@ let event = ''
 let platform: Platform
 /** What the receiver was sent, and what it answers. */
 let got: { readonly id: string; readonly url: string; readonly type: string }[] = []
-let answer: () => number = () => 204
+let answer: (url: string) => number = () => 204
 let retryAfter: string | null = null
 const started = Date.now()
 
@@ -72,7 +73,7 @@ function receive(url: string, init: RequestInit): Response {
   got.push({ id: headers['webhook-id']!, url, type })
   expect(init.redirect).toBe('manual')
   const asks = retryAfter === null ? {} : { 'retry-after': retryAfter }
-  return new Response(null, { status: answer(), headers: asks })
+  return new Response(null, { status: answer(url), headers: asks })
 }
 
 function build(vars: Readonly<Record<string, string>> = {}): void {
@@ -252,6 +253,14 @@ test('a dead host is asked ever less often, given up after three days with one a
   }
   expect(askedAt.length).toBeLessThan(320)
   expect(await alerts()).toEqual([{ kind: 'webhook_failing', open: 1 }])
+  // Whoever knows the id may ask how the webhook does: the public list does not tell it.
+  const shown = await (await platform.fetch('/alerts')).text()
+  const [hook] = (
+    await platform.env.DB.prepare('SELECT name FROM webhooks').all<{ name: string }>()
+  ).results as [{ name: string }]
+  const digest = createHash('sha256').update(hook.name).digest('hex').slice(0, 16)
+  expect(JSON.parse(shown)).toMatchObject({ alerts: [{ kind: 'webhook_failing', key: digest }] })
+  expect(shown).not.toContain('wh_')
   expect((await outbox()).map(({ state }) => state)).toEqual(['failed', 'pending'])
   answer = () => 200
   for (let i = 0; i < 40; i++) await pass(60_000, random)
@@ -309,6 +318,35 @@ test('a notice that is refused holds up no other of its host for longer than a s
     ...Array(20).fill('done'),
     'pending',
   ])
+})
+
+test('whoever posts an event again once it is sealed takes no webhook from its poster, and holds up none of his', async () => {
+  const random = seeded(1)
+  build()
+  const own = (path: string) => ({ 'vaultmesh-webhook': `${TARGET}/own/${path}` })
+  const foreign = (path: string) => ({ 'vaultmesh-webhook': `${TARGET}/foreign/${path}` })
+  answer = (url) => (url.includes('/foreign/') ? 500 : 204)
+  await register('all', `${TARGET}/own/all`)
+  const statuses: number[] = []
+  for (let i = 0; i < 9; i++) statuses.push((await post(event, own(String(i)))).status)
+  expect(statuses).toEqual([202, 200, 200, 200, 200, 200, 200, 200, 409])
+  await platform.deliver(random)
+  for (let i = 0; i < 3; i++) await pass(1500, random)
+  expect(got.map(({ url }) => url).sort()).toEqual(
+    ['0', '1', '2', '3', '4', '5', '6', '7', 'all'].map((path) => `${TARGET}/own/${path}`),
+  )
+  // Its bytes are public now. Those who come late are told as well, up to eight.
+  statuses.length = 0
+  for (let i = 0; i < 9; i++) statuses.push((await post(event, foreign(String(i)))).status)
+  expect(statuses).toEqual([200, 200, 200, 200, 200, 200, 200, 200, 409])
+  await pass(1500, random)
+  expect(got.some(({ url }) => url.includes('/foreign/'))).toBe(true)
+  // Their host refuses them; what the poster's own hooks there are due comes at once.
+  got = []
+  expect((await post(await eventOf('next'), own('next'))).status).toBe(202)
+  await platform.deliver(random)
+  for (let i = 0; i < 2; i++) await pass(1500, random)
+  expect(got.map(({ url }) => url).sort()).toEqual([`${TARGET}/own/all`, `${TARGET}/own/next`])
 })
 
 test('a crowd of dead hosts does not keep a live one waiting', async () => {

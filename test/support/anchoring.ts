@@ -26,6 +26,7 @@ export class MapWallet implements WalletApi {
   readonly spends = new Map<string, { spend: Spend; inputs: Inputs }>()
   readonly dead: Spend[] = []
   feeCapSat = 20_000
+  readonly #spent = new Set<string>()
   readonly #key: { readonly key: string; readonly type: AddressType; readonly network: string }
 
   constructor(key: string, type: AddressType) {
@@ -45,7 +46,8 @@ export class MapWallet implements WalletApi {
     const open = [...this.spends].find(([, { spend }]) => spend.state === 'open')
     if (open) return { busy: `root ${open[0].slice(0, 8)} is under way` }
     const limits = { feerate: price.feerate, feeCapSat: this.feeCapSat, type: this.#key.type }
-    const chosen = chooseCoins(coins, limits)
+    const free = coins.filter(({ txid, vout }) => !this.#spent.has(`${txid}:${vout}`))
+    const chosen = chooseCoins(free, limits)
     if ('held' in chosen) return chosen
     return this.#add(root, chosen.inputs, price, [])
   }
@@ -63,7 +65,8 @@ export class MapWallet implements WalletApi {
   async settle(root: string, winner: string | null): Promise<void> {
     const stored = this.spends.get(root)
     if (!stored) throw new Error('nothing to settle')
-    if (stored.spend.state !== 'open') return
+    if (stored.spend.state === 'dead') return
+    if (stored.spend.state === 'final' && winner !== null) return
     const state = winner === null ? 'dead' : 'final'
     const spend: Spend = { ...stored.spend, state }
     if (state === 'dead') this.dead.push(spend)
@@ -91,6 +94,7 @@ export class MapWallet implements WalletApi {
       spends: inputs.map(({ txid, vout }) => `${txid}:${vout}`),
       variants: [...variants, { txHash, raw, price, fee: String(fee), signedAt: 0 }],
     }
+    for (const outpoint of spend.spends) this.#spent.add(outpoint)
     this.spends.set(root, { spend, inputs })
     return { spend }
   }

@@ -7,6 +7,7 @@
 import { fromHex } from '#core/bytes.ts'
 import type { Price, SignAnswer, SignRequest, Spend, WalletApi } from '#store/wallet-api.ts'
 import { ethereumAccount, gasOf, signEthereum } from '../../queues/anchors/ethereum-wallet.ts'
+import { nonceFault } from '../../queues/anchors/wallet-signer.ts'
 
 export interface FakeWallet extends WalletApi {
   readonly address: string
@@ -57,6 +58,9 @@ export function fakeEthereumWallet(key: string, chainId: number, feeCapWei: bigi
       if (known !== null && known.state !== 'dead') return { spend: known }
       const other = spends.find((spend) => spend.state === 'open')
       if (other !== undefined) return { busy: `root ${other.root} is under way` }
+      const used = spends.map((spend) => Number(spend.spends[0]!.slice('nonce:'.length)))
+      const fault = nonceFault(request, Math.max(-1, ...used) + 1)
+      if (fault !== null) return { held: fault }
       const cost = BigInt(request.gas) * BigInt(request.price.maxFeePerGas)
       if (cost > BigInt(request.balance)) return { held: 'no_funds' }
       const fresh = { root: request.root, state: 'open', variants: [] } as const
