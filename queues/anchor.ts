@@ -319,7 +319,7 @@ class Attempt {
         failures,
         nextAt,
         leaseUntil: 0,
-        released: 0,
+        // A release outlives what only failed: it is for the next attempt that comes to a verdict.
         reason,
         delayMs,
         ...(chosen === null ? {} : { provider: JSON.stringify(chosen) }),

@@ -25,6 +25,7 @@ import { anchorVars, partsOf } from './devnet/settings.ts'
 import { ROOT } from './build.ts'
 import { fail } from './fail.ts'
 import { exportReceipts, RECEIPTS_DIR } from './receipt-files.ts'
+import { SHOW_USAGE } from './usage.ts'
 import { startNode, untilStopped, type RunningNode } from './selfhost.ts'
 
 const ALGS: readonly Alg[] = ['EdDSA', 'ES256', 'ES256K', 'EIP191']
@@ -43,6 +44,10 @@ interface Posted {
 }
 
 async function demo(args: readonly string[]): Promise<number> {
+  if (args.includes('--help') || args.includes('-h')) {
+    console.log(`usage: make demo ARGS="…"   ${SHOW_USAGE}`)
+    return 0
+  }
   const { values } = parseArgs({
     args: [...args],
     options: {

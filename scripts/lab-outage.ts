@@ -23,6 +23,7 @@ import { startFaultProxy, type FaultProxy } from './devnet/fault-proxy.ts'
 import { portOrFree } from './devnet/port.ts'
 import { anchorVars, partsOf } from './devnet/settings.ts'
 import { fail } from './fail.ts'
+import { SHOW_USAGE } from './usage.ts'
 import { mine, receiptsOf } from './lab/node.ts'
 import { playOutage, type Outage, type Stage } from './lab/outage.ts'
 import { playRounds, type Rounds } from './lab/rounds.ts'
@@ -47,6 +48,10 @@ interface Lab {
 }
 
 async function labOutage(args: readonly string[]): Promise<number> {
+  if (args.includes('--help') || args.includes('-h')) {
+    console.log(`usage: make lab-outage ARGS="…"   ${SHOW_USAGE}`)
+    return 0
+  }
   const { values } = parseArgs({
     args: [...args],
     options: {

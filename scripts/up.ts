@@ -22,6 +22,7 @@ import { startDevnet, type Devnet, type Part } from './devnet/devnet.ts'
 import { anchorVars, partsOf } from './devnet/settings.ts'
 import { fail } from './fail.ts'
 import { RECEIPTS_DIR } from './receipt-files.ts'
+import { UP_USAGE } from './usage.ts'
 import { homeAt } from './home.ts'
 import {
   checkPort,
@@ -37,6 +38,7 @@ const DEVNET = {
   ORIGIN: 'vm-node-01.local/log',
   RATE_LIMIT_DID: '0',
   RATE_LIMIT_IP: '0',
+  WEBHOOK_ALLOW_PRIVATE: '1',
   SEAL_BATCH_MAX_INTERVAL_MS: '2000',
   ANCHOR_TSA_INTERVAL_MS: '10000',
   ANCHOR_BTC_INTERVAL_MS: '10000',
@@ -48,6 +50,10 @@ const ANCHOR_TIMEOUT_MS = 90_000
 
 /** Runs a devnet until it is told to stop; resolves to the exit code. */
 export async function up(args: readonly string[]): Promise<number> {
+  if (args.includes('--help') || args.includes('-h')) {
+    console.log(`usage: vaultmesh up ${UP_USAGE}`)
+    return 0
+  }
   const { values } = parseArgs({
     args: [...args],
     options: {

@@ -22,6 +22,7 @@ import { trust } from './cli/trust.ts'
 import { verify } from './cli/verify.ts'
 import { verifyAnchor } from './cli/verify-anchor.ts'
 import { fail } from './fail.ts'
+import { UP_USAGE } from './usage.ts'
 import manifest from '../package.json' with { type: 'json' }
 
 const commands: readonly Command[] = [
@@ -66,15 +67,8 @@ ORIGIN and INTAKE_SHARDS are fixed at the first start on a home. For a log of yo
     run: async (args) => (await import('./selfhost.ts')).selfhost(args),
   },
   up: {
-    summary: 'Run a devnet node with its own timestamp authority, and show it at work',
-    usage: `[--home DIR] [--port 7077] [--tsa-port 7078] [--once]
-
-Run a devnet node with its own timestamp authority, and show it at work.
-
-  --home DIR        its keys, log and trust.json (default $VAULTMESH_HOME or .vaultmesh)
-  --port N          where it answers (default 7077)
-  --tsa-port N      where its timestamp authority answers (default 7078)
-  --once            stop after the first event instead of serving until Ctrl-C`,
+    summary: 'Run a devnet node with its own chains, and show it at work',
+    usage: UP_USAGE,
     run: async (args) => (await import('./up.ts')).up(args),
   },
 }

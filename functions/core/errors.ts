@@ -110,7 +110,7 @@ const table = {
     status: 400,
     title: 'Webhook refused',
     advice:
-      'Use an https URL of a public host on port 443, and a request signed just now; the detail says what is wrong.',
+      'Use an https URL of a public host on port 443 (a node started with WEBHOOK_ALLOW_PRIVATE=1 takes others too), and a request signed just now; the detail says what is wrong.',
   },
   'too-many-webhooks': {
     status: 409,

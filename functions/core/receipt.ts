@@ -202,6 +202,7 @@ export async function verifyReceipt(
   }
 
   const anchored: string[] = []
+  const listed: AnchorReceipt[] = []
   const production: string[] = []
   const trusts = new Set<string>()
   const times: Record<'dev' | 'production', number[]> = { dev: [], production: [] }
@@ -223,6 +224,7 @@ export async function verifyReceipt(
         continue
       }
       anchored.push(anchor.chain)
+      listed.push(bare)
       trusts.add(verdict.trust)
       const isDev = isDevChain(bare.chain, bare.network)
       if (!isDev) production.push(anchor.chain)
@@ -233,7 +235,7 @@ export async function verifyReceipt(
       checks.push({
         name,
         ok: true,
-        detail: `before ${bare.anchorTs}${dev}${later} (${verdict.checks.length} checks)`,
+        detail: `before ${bare.anchorTs}${slackOf(verdict.slackMs)}${dev}${later} (${verdict.checks.length} checks)`,
       })
     } catch (error) {
       return fail(name, error)
@@ -249,9 +251,11 @@ export async function verifyReceipt(
   }
   checks.push({ name: 'height, status', ok: null, detail: 'said by the node' })
   const isDev = times.production.length === 0
+  const isAllDev =
+    anchored.length > 0 && listed.every(({ chain, network }) => isDevNetwork(chain, network))
   const all = isDev ? times.dev : times.production
   const beforeAt = all.length === 0 ? null : Math.min(...all)
-  const proven = sentenceFor(receipt, beforeAt, { isDev, trusts: [...trusts] })
+  const proven = sentenceFor(receipt, beforeAt, { isDev: isDev || isAllDev, trusts: [...trusts] })
   return {
     verdict: 'verified',
     checks,
@@ -269,6 +273,12 @@ function nameOf(anchor: ListedAnchor | PendingAnchor): string {
   return `anchor ${anchor.chain} ${anchor.network}${method === 'calendar' ? ' calendar' : ''}`
 }
 
+/** How far the clock behind an anchor may have been behind. */
+function slackOf(ms: number): string {
+  if (ms === 0) return ''
+  return ms >= 3_600_000 ? ` + ${ms / 3_600_000} h` : ` + ${ms / 1000} s`
+}
+
 function sentenceFor(
   receipt: Receipt,
   beforeAt: number | null,
@@ -278,8 +288,9 @@ function sentenceFor(
   if (beforeAt === null) {
     return `${place}; the holder of the log's key vouches for it, and no outside time was proven.`
   }
-  const dev = isDev ? ' on dev networks alone, which prove nothing to others' : ''
-  return `${place} and stood there before ${new Date(beforeAt).toISOString()}${dev}. ${trusts.join(' ')}`
+  const dev = isDev ? ', on dev networks alone, which prove nothing to others' : ''
+  const before = `before ${new Date(beforeAt).toISOString()}, clock error included`
+  return `${place} and stood there ${before}${dev}. ${trusts.join(' ')}`
 }
 
 async function checkEvent(event: Uint8Array, receipt: Receipt, eventHash: Hash): Promise<string> {

@@ -150,10 +150,7 @@ async function serve(route: Route, request: Request, context: Context): Promise<
       get requestId() {
         return (id ??= requestIdOf(request))
       },
-      params:
-        route.params === undefined || route.isBare === true
-          ? params
-          : checked(route.params, params, 'path'),
+      params: route.params === undefined ? {} : checked(route.params, params, 'path'),
       query:
         route.query === undefined
           ? {}

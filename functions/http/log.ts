@@ -16,7 +16,6 @@ import type { Head } from '#store/sequencer-api.ts'
 import { hashName } from './admission.ts'
 import { asVaultMeshError } from './problem.ts'
 import { hashParam } from './events.ts'
-import { OPEN_HEADERS } from './cors.ts'
 import { decimal, IMMUTABLE, json, route } from './route.ts'
 
 /** How stale a checkpoint may be; tlog-tiles allows seconds, more would hide fresh seals. */
@@ -98,18 +97,11 @@ export const getCheckpoint = route({
   },
 })
 
-const TILE_HEADERS = {
-  'content-type': 'application/octet-stream',
-  'cache-control': IMMUTABLE,
-  ...OPEN_HEADERS,
-}
-
 /** GET /log/tile/…: hash tiles and entry bundles. */
 export const getTile = route({
   method: 'GET',
   path: '/log/tile/{path*}',
   tag: 'log',
-  isBare: true,
   summary: 'A C2SP tlog-tiles tile: /log/tile/<L>/<N>[.p/<W>] or /log/tile/entries/<N>[.p/<W>]',
   params: z.object({
     path: z.string().meta({
@@ -134,7 +126,7 @@ export const getTile = route({
     const tile = await readTile(env.BUCKET, name)
     if (tile === null) throw new VaultMeshError('not-found', 'The log has no such tile.')
     return new Response(tile, {
-      headers: TILE_HEADERS,
+      headers: { 'content-type': 'application/octet-stream', 'cache-control': IMMUTABLE },
     })
   },
 })

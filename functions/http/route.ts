@@ -38,11 +38,6 @@ export interface Route<P extends z.ZodType = z.ZodType, Q extends z.ZodType = z.
   /** By media type, the schema of the request body, or null for opaque bytes. */
   readonly body?: Readonly<Record<string, z.ZodType | null>>
   readonly answers: Readonly<Record<number, Answer>>
-  /**
-   * For the hottest reads: the handler takes its path parameters as they came and answers with OPEN_HEADERS
-   * itself. Checking one string and adding headers to a finished answer cost a tenth of a tile (measured).
-   */
-  readonly isBare?: boolean
   /** Left out of /openapi.json: for operators of this node only. */
   readonly internal?: boolean
   handle(call: Call<z.output<P>, z.output<Q>>): Promise<Response>
@@ -54,7 +49,7 @@ export interface Route<P extends z.ZodType = z.ZodType, Q extends z.ZodType = z.
  */
 export function route<P extends z.ZodType, Q extends z.ZodType>(definition: Route<P, Q>): Route {
   const known = definition as unknown as Route
-  if (known.internal === true || known.isBare === true) return known
+  if (known.internal === true) return known
   return { ...known, handle: (call) => known.handle(call).then(openToAll) }
 }
 

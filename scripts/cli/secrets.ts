@@ -34,12 +34,12 @@ export const secrets: Command = {
                   identity, and the rules for sops beside them; what is there already is kept
   addresses       print the addresses to fund, never the keys
   --dir DIR       the folder (default ${SECRETS_DIR})
-  --network NAME  for Bitcoin addresses: ${NETWORKS.join(', ')} (default mainnet)`,
+  --network NAME  for Bitcoin addresses: ${NETWORKS.join(', ')} (default $BTC_NETWORK or mainnet)`,
   options: { dir: { type: 'string' }, network: { type: 'string' } },
   async run(args, values) {
     arity(args, 1, 1)
     const dir = text(values, 'dir') ?? SECRETS_DIR
-    const network = text(values, 'network') ?? 'mainnet'
+    const network = text(values, 'network') ?? process.env['BTC_NETWORK'] ?? 'mainnet'
     if (!isNetwork(network)) {
       throw new UsageError(`--network ${network} is none of ${NETWORKS.join(', ')}.`)
     }

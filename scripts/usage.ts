@@ -1,0 +1,24 @@
+/**
+ * What the commands that run until they are stopped take; apart from them, because they pull in the whole runtime.
+ */
+
+/** Of `vaultmesh up` and `make up`. */
+export const UP_USAGE = `[--home DIR] [--port 7077] [--tsa-port 7078] [--btc-port 7079] [--evm-port 7080] [--without PARTS] [--once]
+
+Run a devnet node with its own chains and timestamp authority, and show it at work.
+
+  --home DIR        its keys, log and trust.json (default $VAULTMESH_HOME or .vaultmesh): one node a home
+  --port N          where it answers (default 7077)
+  --tsa-port N      where its timestamp authority answers (default 7078)
+  --btc-port N      where its bitcoind answers (default 7079; regtest)
+  --evm-port N      where its anvil answers (default 7080)
+  --without PARTS   leave out btc, evm or tsa, comma-separated
+  --once            stop after the first event instead of serving until Ctrl-C
+  with make: make up ARGS="--without btc"`
+
+/** Of `make demo` and `make lab-outage`. */
+export const SHOW_USAGE = `[--without PARTS] [--keep]
+
+  --without PARTS   leave out btc, evm or tsa, comma-separated
+  --keep            keep its temporary folder, and say where it is
+  Ports are chosen by itself; receipts stay in anchors/receipts.`
