@@ -14,7 +14,7 @@
 
 import * as z from 'zod'
 import { VaultMeshError } from '#core/errors.ts'
-import { isPublicHost } from '#core/webhook-target.ts'
+import { isPublicHost } from '#core/public-host.ts'
 import type { CheckpointBits } from '#core/bitcoin-proof.ts'
 
 /** Fields that proofs share. */

@@ -221,6 +221,12 @@ describe('a dev network', () => {
     ['TSA', '10.0.0.5', true],
     ['TSA', '[fd00::1]', true],
     ['TSA', 'tsa', true],
+    ['TSA', '[:]', true],
+    ['TSA', '[', true],
+    ['TSA', '[1::2::3]', true],
+    ['TSA', '[1:2:3:4:5:6:7:8:9]', true],
+    ['TSA', '[1:2]', true],
+    ['TSA', '[2a00::1]', false],
     ['TSA', 'tsa.lan', true],
   ] as const)(
     'is everything that is not known to be kept by others: %s %s',

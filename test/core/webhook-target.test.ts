@@ -4,7 +4,8 @@
 
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { isPublicHost, MAX_TARGET_CHARS, webhookTarget } from '#core/webhook-target.ts'
+import { isPublicHost } from '#core/public-host.ts'
+import { MAX_TARGET_CHARS, webhookTarget } from '#core/webhook-target.ts'
 
 function refusal(text: string, allowPrivate = false): string | null {
   try {
