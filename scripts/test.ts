@@ -9,6 +9,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ROOT } from './build.ts'
+import { fetchBitcoind } from './devnet/bitcoind-binary.ts'
 
 const filters = process.argv.slice(2)
 const folder = mkdtempSync(join(tmpdir(), 'vaultmesh-test-'))
@@ -16,6 +17,9 @@ const report = join(folder, 'report.json')
 let failed = false
 
 if (filters.length === 0) failed = !run('npm', ['run', '-s', 'check'])
+
+// Before any test looks for it, so that none is skipped for want of it; once it is in the cache, at no cost.
+await fetchBitcoind().catch((error: Error) => console.warn(`vaultmesh: ${error.message}`))
 
 const coverage = filters.length === 0 ? ['--coverage'] : []
 const passed = run('vitest', [

@@ -121,8 +121,17 @@ export async function startBitcoind({
       // With 0.001 BTC for the fee, far above what one small payment takes.
       await ensureBalance(node, wanted + 100_000n)
       const txid = await rpc<string>('sendtoaddress', [to, bitcoins(wanted)], WALLET)
-      await mine(1)
-      return txid
+      // Nothing promises that the very next block takes it; whoever counts depth from here must not guess.
+      for (let round = 0; round < MINING_ROUNDS; round++) {
+        await mine(1)
+        const { confirmations } = await rpc<{ confirmations: number }>(
+          'gettransaction',
+          [txid],
+          WALLET,
+        )
+        if (confirmations > 0) return txid
+      }
+      throw new VaultMeshError('anchor-failed', `No block takes the devnet's payment ${txid}.`)
     },
     async connect(peer) {
       const to = `127.0.0.1:${peer}`

@@ -67,7 +67,7 @@ describe.skipIf(isMissing)('on a regtest chain', () => {
     const client = way === 'core' ? core(node.url) : esplora(server.url)
     const { driver: make, rail, wallet, root, job, address } = await account(node, { type })
     const driver = make(client)
-    expect((await driver.run()).state).toBe('waiting')
+    expect(await driver.run()).toMatchObject({ state: 'waiting' })
     const [block] = await node.mine(1, ELSEWHERE)
     const included = await driver.run()
     if (included.state !== 'included') throw new Error(included.state)
