@@ -69,7 +69,8 @@ const table = {
   'body-too-large': {
     status: 413,
     title: 'Body too large',
-    advice: 'Split the bulk: at most 10,000 lines and 8,388,608 bytes per request.',
+    advice:
+      'Keep to the limit that the answer names; a bulk is split into requests of at most 10,000 lines and 8,388,608 bytes.',
   },
   'too-many-lines': {
     status: 413,
@@ -211,6 +212,63 @@ const table = {
     status: 502,
     title: 'Anchor attempt failed',
     advice: 'It is tried again by itself; see /anchors/status.',
+  },
+  'bad-envelope': {
+    status: 400,
+    title: 'Gossip envelope refused',
+    advice: 'Send a JWS vm-gossip+jws as docs/formats.md has it; the detail names the claim.',
+  },
+  'envelope-too-large': {
+    status: 413,
+    title: 'Gossip envelope too large',
+    advice: 'Send tips and references only; peers fetch the rest.',
+  },
+  'unknown-peer': {
+    status: 403,
+    title: 'Not a peer of this node',
+    advice: 'Ask the operator to add your DID to peers_allowlist of config/federation.yaml.',
+  },
+  'wrong-audience': {
+    status: 403,
+    title: 'Envelope is for another node',
+    advice: 'Set aud to the node_did of the node you send to (/.well-known/vaultmesh.json).',
+  },
+  'stale-envelope': {
+    status: 401,
+    title: 'Envelope is not of now',
+    advice: 'Set the clock; exp is at most 60 s after iat, and both are in seconds.',
+  },
+  'replayed-envelope': {
+    status: 401,
+    title: 'Envelope was seen before',
+    advice: 'Give each envelope a new jti.',
+  },
+  'bad-rotation': {
+    status: 422,
+    title: 'Key statement refused',
+    advice: 'A statement is signed by a key that is valid at its nbf and adds the next epoch.',
+  },
+  'unknown-log': {
+    status: 404,
+    title: 'Not a log of this federation',
+    advice: 'Ask the operator to add the log (origin and vkey) to config/federation.yaml.',
+  },
+  'untrusted-checkpoint': {
+    status: 403,
+    title: 'Not signed by the log',
+    advice:
+      'Send a checkpoint that carries a valid signature of the key this node knows for the origin.',
+  },
+  'no-federation': {
+    status: 404,
+    title: 'Not in a federation',
+    advice: 'The operator starts the node with config/federation.yaml (make federation).',
+  },
+  'log-forked': {
+    status: 503,
+    title: 'This log has forked and takes no more events',
+    advice:
+      'See /federation/conflicts for the evidence and /.well-known/vaultmesh.json for the log that follows.',
   },
   'bad-state': {
     status: 500,
