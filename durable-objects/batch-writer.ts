@@ -3,7 +3,8 @@
  *
  * Everything is derived from the assignment and from the pools' bytes, so a retry writes the same objects;
  * `putImmutable` refuses others. Memory stays flat whatever the batch's size: one part and the writes
- * under way. Nothing here is visible to readers before the head swap.
+ * under way. Nothing here is visible to readers before the head swap. Where the parts come from is the caller's:
+ * the pools, or, for a node that lost its newest batches, what a peer mirrored of them (adopted-batch.ts).
  */
 
 import { concat } from '#core/bytes.ts'
@@ -40,10 +41,29 @@ export interface WrittenBatch {
   readonly batchRoot: Uint8Array
 }
 
-/** Writes the batch and resolves when every object is stored; throws the first failure. */
+/** One part of a batch: its events as NDJSON, and their log entries, packed. */
+export interface BatchPart {
+  readonly body: Uint8Array
+  readonly eventHashes: Uint8Array
+}
+
+/** The parts of a batch that the pools hold, as it was assigned. */
+export async function* pooledParts(env: Env, assignment: Assignment): AsyncGenerator<BatchPart> {
+  for (const [shard, from, to] of assignment.ranges) {
+    const pool = env.POOL.getByName(String(shard))
+    for (let next = from; next < to;) {
+      const slice = await pool.read(next, to, PART_BYTES)
+      next += slice.count
+      yield { body: lines(slice.lengths, slice.data), eventHashes: slice.eventHashes }
+    }
+  }
+}
+
+/** Writes the batch of a height and resolves when every object is stored; throws the first failure. */
 export async function writeBatch(
   env: Env,
-  assignment: Assignment,
+  height: number,
+  source: AsyncIterable<BatchPart>,
   before: LogEdge,
 ): Promise<WrittenBatch> {
   const writes = new Writes()
@@ -52,33 +72,24 @@ export async function writeBatch(
   let { tree, entries } = before
   let parts = 0
   const leaves: Uint8Array[] = []
-  for (const [shard, from, to] of assignment.ranges) {
-    const pool = env.POOL.getByName(String(shard))
-    for (let next = from; next < to;) {
-      const slice = await pool.read(next, to, PART_BYTES)
-      next += slice.count
-      await put(
-        eventsKey(assignment.height, parts++),
-        lines(slice.lengths, slice.data),
-        'application/x-ndjson',
-      )
-      const packed = leafHashes(splitHashes(slice.eventHashes))
-      leaves.push(packed)
-      const firstBundle = Math.floor(tree.size / TILE_WIDTH)
-      const full: [level: number, index: number, bytes: Uint8Array][] = []
-      tree = append(tree, packed, (level, index, bytes) => full.push([level, index, bytes]))
-      for (const [level, index, bytes] of full) {
-        // Level 0 is derived from the entries when it is read (store/log.ts).
-        if (level > 0) await put(`log/${tilePath(level, index)}`, bytes)
-      }
-      const rest = concat(entries, slice.eventHashes)
-      const bundles = Math.floor(rest.length / BUNDLE_BYTES)
-      for (let i = 0; i < bundles; i++) {
-        const raw = rest.subarray(i * BUNDLE_BYTES, (i + 1) * BUNDLE_BYTES)
-        await put(`log/${tilePath('entries', firstBundle + i)}`, encodeEntries(splitHashes(raw)))
-      }
-      entries = rest.slice(bundles * BUNDLE_BYTES)
+  for await (const { body, eventHashes } of source) {
+    await put(eventsKey(height, parts++), body, 'application/x-ndjson')
+    const packed = leafHashes(splitHashes(eventHashes))
+    leaves.push(packed)
+    const firstBundle = Math.floor(tree.size / TILE_WIDTH)
+    const full: [level: number, index: number, bytes: Uint8Array][] = []
+    tree = append(tree, packed, (level, index, bytes) => full.push([level, index, bytes]))
+    for (const [level, index, bytes] of full) {
+      // Level 0 is derived from the entries when it is read (store/log.ts).
+      if (level > 0) await put(`log/${tilePath(level, index)}`, bytes)
     }
+    const rest = concat(entries, eventHashes)
+    const bundles = Math.floor(rest.length / BUNDLE_BYTES)
+    for (let i = 0; i < bundles; i++) {
+      const raw = rest.subarray(i * BUNDLE_BYTES, (i + 1) * BUNDLE_BYTES)
+      await put(`log/${tilePath('entries', firstBundle + i)}`, encodeEntries(splitHashes(raw)))
+    }
+    entries = rest.slice(bundles * BUNDLE_BYTES)
   }
   for (const { level, index, width, bytes } of edgeTiles(tree)) {
     if (level > 0) await put(`log/${tilePath(level, index, width)}`, bytes)

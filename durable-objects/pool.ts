@@ -6,13 +6,13 @@
  *   claim(key → seq)      for good: who claimed an identity (claim-index.ts)
  *   bytes(first_seq)      until sealed and indexed: the events themselves
  *   received(event_hash)  ≤ 24 h: respond-async events before their check (received-store.ts)
- *   meta                  shard number and shard count, `forgotten`, `claimed`
+ *   meta                  shard number and shard count, `forgotten`, `claimed`, `closed` once the log was ended
  *
  * Invariant: forgotten ≤ the Sequencer's cursor for this shard ≤ nextSeq, and bytes exist exactly for
  * segments that end above `forgotten`. Sequence numbers are dense, so a cursor names a set of events.
  *
  * RPCs: admit, claimed, receive, receivedBytes, settle, reject (intake) · peek, read, forget (Sequencer) ·
- * status, bytes (reads) · sweep, audit.
+ * status, bytes (reads) · close, unchecked (Sequencer, successor) · sweep, audit.
  * Races: `admit` runs without an await, so the input gate lets nothing in between look-up and claim; the
  * output gate holds its answer until the commit is on disk. A segment is one row for a whole group
  * because the commit, not the row, is the cost (one fsync a commit, measured).
@@ -62,6 +62,7 @@ export class Pool extends DurableObject<Env> {
   #wokenAt = 0
   #wakeTimer = false
   #alarmSet = false
+  #closed = false
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -82,6 +83,7 @@ export class Pool extends DurableObject<Env> {
           sql.exec<{ count: number }>('SELECT count FROM segment WHERE first_seq = ?', last).one()
             .count
     this.#forgotten = this.#meta('forgotten') ?? 0
+    this.#closed = this.#meta('closed') === 1
     this.#waiting.clear()
     for (const row of this.#segmentsFrom(this.#forgotten)) this.#remember(row, this.#forgotten)
     const claimed = this.#meta('claimed') ?? 0
@@ -91,6 +93,17 @@ export class Pool extends DurableObject<Env> {
         this.#claims.addAgain(digests, (seq - row.first_seq) * DIGEST, seq)
       }
     }
+  }
+
+  /** Takes no events any more: the log was ended. What was received before is still checked and accepted. */
+  close(): void {
+    if (this.#closed) return
+    this.#setMeta('closed', 1)
+    this.#closed = true
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new VaultMeshError('log-forked', 'This log has forked and was ended.')
   }
 
   /** Binds the shard to its number; throws `bad-config` if it was started under another layout. */
@@ -111,9 +124,10 @@ export class Pool extends DurableObject<Env> {
 
   /**
    * Claims identities and stores bytes, all or nothing for the group.
-   * Throws `overloaded` when too many events wait, `bad-config` under another shard layout.
+   * Throws `overloaded` when too many events wait, `bad-config` under another shard layout, `log-forked` once closed.
    */
   admit(shard: number, group: AdmitGroup, receivedAt = Date.now()): AdmitResult {
+    this.#checkOpen()
     const n = group.lengths.length
     if (this.#nextSeq - this.#forgotten + n > Number(this.env.INTAKE_BACKLOG_MAX)) {
       throw new VaultMeshError('overloaded', 'Too many events wait for their seal.')
@@ -126,6 +140,31 @@ export class Pool extends DurableObject<Env> {
     })
     this.#settled(shard, result)
     return answerOf(result)
+  }
+
+  /**
+   * Claims events that are sealed already, of a batch that this node lost: their sequence numbers here, -1 for
+   * an identity that other content holds. Those that were not here are stored like any other and passed
+   * over by the seal. Repeats are harmless.
+   */
+  adopt(shard: number, group: AdmitGroup): number[] {
+    const result = this.ctx.storage.transactionSync(() => {
+      if (!this.#bound) this.#bind(shard)
+      const claimed = this.#claimAll(group, Date.now())
+      this.#claims.mergeSome()
+      return claimed
+    })
+    this.#settled(shard, result)
+    return Array.from({ length: group.lengths.length }, (_, i) => {
+      const digest = group.digests.subarray(i * DIGEST, (i + 1) * DIGEST)
+      for (let key = hashKey(digest); ; key = (key + 1) % HASH_KEYS) {
+        const seq = this.#claims.holder(key)
+        if (seq === null) return -1
+        const held = this.#held(seq).digest
+        if (!equal(held.subarray(0, 32), digest.subarray(0, 32))) continue
+        return equal(held.subarray(64), digest.subarray(64)) ? seq : -1
+      }
+    })
   }
 
   /** Lets memory follow a transaction that is done and cannot be rolled back any more. */
@@ -318,6 +357,7 @@ export class Pool extends DurableObject<Env> {
 
   /** Keeps an unverified event for the intake queue. Returns when it was first received. */
   receive(shard: number, eventHash: string, data: Uint8Array): number {
+    this.#checkOpen()
     if (!this.#bound) this.#bind(shard)
     this.#bound = true
     const receivedAt = this.#received.keep(eventHash, data, Date.now())
@@ -353,6 +393,11 @@ export class Pool extends DurableObject<Env> {
     this.#received.released(bytes.length)
   }
 
+  /** How many events were received and wait for their check. */
+  unchecked(): number {
+    return this.#received.waiting()
+  }
+
   /** Where an event stands, if this shard knows it. */
   status(eventHash: Uint8Array): PoolStatus | null {
     const seq = this.#find(eventHash)
@@ -385,7 +430,7 @@ export class Pool extends DurableObject<Env> {
     if (shard === null) return { waiting: 0, received: 0 }
     const stale = this.#received.sweep(Date.now())
     const waiting = this.#nextSeq - this.#forgotten
-    if (waiting > 0) await this.env.VALIDATED_QUEUE.send({ shard })
+    if (waiting > 0 && !this.#closed) await this.env.VALIDATED_QUEUE.send({ shard })
     if (stale.length > 0) {
       await this.env.INTAKE_QUEUE.sendBatch(
         stale.map((eventHash) => ({ body: { shard, eventHash } })),
@@ -395,7 +440,13 @@ export class Pool extends DurableObject<Env> {
   }
 
   /** Claims, held bytes and cursors, for fsck. */
-  audit(): { claims: number; nextSeq: number; forgotten: number; events: number; bytes: number } {
+  audit(): {
+    claims: number
+    nextSeq: number
+    forgotten: number
+    events: number
+    bytes: number
+  } {
     const one = (query: string): number => this.ctx.storage.sql.exec<{ n: number }>(query).one().n
     return {
       claims: this.#claims.count(this.#meta('claimed') ?? 0),

@@ -72,6 +72,13 @@ export class ReceivedStore {
     return nowAt
   }
 
+  /** How many events wait for their check. */
+  waiting(): number {
+    return this.#sql
+      .exec<{ n: number }>("SELECT count(*) AS n FROM received WHERE state = 'received'")
+      .one().n
+  }
+
   /** The bytes of an event that still waits for its check; null if it is settled or unknown. */
   bytes(eventHash: string): Uint8Array | null {
     const row = this.#sql

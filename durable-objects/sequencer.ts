@@ -5,6 +5,9 @@
  *   config     origin, vkey, shards: what this log was started as; another value refuses to start
  *   head       one row: height, size, root, checkpoint, cursor of each Pool shard, indexed_height
  *   edge       per tile level the hashes that fill no tile yet; level -1 holds the raw entries
+ *   cosigned   cosignatures of the head's checkpoint, by witnesses; they come after the seal and go with the head
+ *   adopted    sequence numbers of the pools, at or after their cursors, that are sealed already in batches that were
+ *              taken back: passed over by the next seals
  *   assignment one row or none: the batch being sealed, so that a retry gives the same bytes
  *
  * Invariants: indexed_height ≤ height ≤ indexed_height + 1; the edge's widths fit the size; an assignment
@@ -17,7 +20,11 @@
  * Steps 2, 3 and 5 are idempotent and compare what is there; a crash anywhere resumes from storage.
  * Any failure drops all memory, so nothing is ever signed from a state that storage does not hold.
  *
- * RPCs: wake, wait, seal, head, ensureStarted, audit. Gates: 4 is one synchronous transaction; `seal` is
+ * A log that was found forked, and one whose peers know more of it than it does itself, seals nothing (halt, and
+ * clearance of the Federation at the first seal of a process). What was begun when a log is halted is finished, as
+ * its signature may be out; then the pools take nothing more, and what waits in them is the successor's to seal.
+ *
+ * RPCs: wake, wait, seal, head, ensureStarted, audit, cosigned, halt, standing, adopt. Gates: 4 is one synchronous transaction; `seal` is
  * single-flight because steps 1 to 5 await, and the input gate would let a second call in between.
  */
 
@@ -34,9 +41,11 @@ import { recordBatch, type BatchRecord } from '#store/batches.ts'
 import { indexPart, type NameCache } from '#store/events.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { PoolPeek } from '#store/pool-api.ts'
-import type { AnchorReport, Head, SealReport } from '#store/sequencer-api.ts'
+import type { AnchorReport, Head, SealReport, Standing } from '#store/sequencer-api.ts'
+import { claimAgain, mirroredParts, type AdoptedBatch, checkMirrored } from './adopted-batch.ts'
 import {
   ENTRY_BYTES,
+  pooledParts,
   writeBatch,
   type Assignment,
   type LogEdge,
@@ -47,10 +56,14 @@ import {
 const ENTRIES = -1
 /** A due seal whose message was lost is asked for again by the alarm after this time. */
 const RETRY_AFTER_MS = 10_000
+/** A seal that waits for the Federation is tried again after this time: peers answer within a few of ten ms. */
+const CLEARANCE_AGAIN_MS = 250
 /** Ask the queue at most once in this time for the same seal. */
 const ASK_EVERY_MS = 1000
 /** The R2 copy of the checkpoint: R2 takes one write a second per key. */
 const BACKUP_EVERY_MS = 1000
+/** Cosignatures served with a checkpoint; a note holds 100 signatures. */
+const MAX_COSIGNATURES = 64
 /** Batches one call may seal before it lets the queue message go: bounds a call's wall time. */
 const BATCHES_PER_CALL = 20
 
@@ -61,6 +74,8 @@ CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), height I
 CREATE TABLE IF NOT EXISTS edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS assignment (id INTEGER PRIMARY KEY CHECK (id = 1), height INTEGER NOT NULL,
   sealed_at INTEGER NOT NULL, ranges TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS adopted (shard INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (shard, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cosigned (size INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (size, line)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS anchored (chain TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;`
 
 /** Everything read from storage; dropped as a whole after any failure. */
@@ -84,6 +99,10 @@ export class Sequencer extends DurableObject<Env> {
   #askedAt = 0
   #alarmAt: number | null = null
   #backedUpAt = 0
+  /** True once the Federation let this process seal. */
+  #isCleared = false
+  /** What it said when it last did not; empty if it lets this process seal. */
+  #waitsFor = ''
   #backup: ReturnType<typeof setTimeout> | null = null
   /** What each shard held when last asked. */
   #peeks = new Map<number, PoolPeek>()
@@ -103,7 +122,93 @@ export class Sequencer extends DurableObject<Env> {
   /** The newest head. */
   async head(): Promise<Head> {
     const { cursors: _, ...head } = (await this.#load()).head
-    return head
+    return { ...head, checkpoint: this.#withCosignatures(head.size, head.checkpoint) }
+  }
+
+  /**
+   * Adds witnesses' cosignatures to the checkpoint of `size`, each a line of a signed note. Of an older or
+   * another tree they are dropped: a seal never waits for them, and they never reach back.
+   */
+  async cosigned(size: number, root: string, lines: readonly string[]): Promise<void> {
+    const { head } = await this.#load()
+    if (head.size !== size || head.root !== root) return
+    const sql = this.ctx.storage.sql
+    this.ctx.storage.transactionSync(() => {
+      sql.exec('DELETE FROM cosigned WHERE size <> ?', size)
+      for (const line of lines) {
+        // A witness's newer cosignature of the same tree takes the place of its older one.
+        const name = line.split(' ').slice(0, 2).join(' ')
+        sql.exec(
+          'DELETE FROM cosigned WHERE size = ? AND substr(line, 1, ?) = ?',
+          size,
+          name.length + 1,
+          `${name} `,
+        )
+        sql.exec(
+          'INSERT INTO cosigned (size, line) SELECT ?1, ?2 WHERE (SELECT count(*) FROM cosigned) < ?3',
+          size,
+          line,
+          MAX_COSIGNATURES,
+        )
+      }
+    })
+    this.#backUpCheckpoint()
+  }
+
+  /** Seals nothing any more: this log's key has signed two histories. Survives restarts. */
+  async halt(why: string): Promise<void> {
+    this.ctx.storage.sql.exec(
+      "INSERT INTO config (k, v) VALUES ('halted', ?) ON CONFLICT DO NOTHING",
+      why,
+    )
+    await this.#closePools(await this.#load())
+  }
+
+  /** Whether the log was ended, and whether all that it began is done. */
+  async standing(): Promise<Standing> {
+    const state = await this.#load()
+    const halted = this.#haltedFor()
+    if (halted !== null) await this.#closePools(state)
+    const { height, size, cursors, indexedHeight } = state.head
+    const settled = halted !== null && this.#assigned() === null && indexedHeight === height
+    return { halted, height, size, cursors, settled }
+  }
+
+  /** Why this log was ended, or null. */
+  #haltedFor(): string | null {
+    const row = this.ctx.storage.sql
+      .exec<{ v: string }>("SELECT v FROM config WHERE k = 'halted'")
+      .toArray()[0]
+    return row?.v ?? null
+  }
+
+  async #closePools({ node }: State): Promise<void> {
+    for (let shard = 0; shard < node.config.intakeShards; shard++) {
+      await this.env.POOL.getByName(String(shard)).close()
+    }
+  }
+
+  #withCosignatures(size: number, checkpoint: string): string {
+    const rows = this.ctx.storage.sql
+      .exec<{ line: string }>('SELECT line FROM cosigned WHERE size = ? ORDER BY line', size)
+      .toArray()
+    return checkpoint + rows.map(({ line }) => line).join('')
+  }
+
+  /**
+   * Whether this log may grow: what its peers know of it is asked once in a process's life. Waiting for them is no
+   * failure; only who forces a seal is told.
+   */
+  async #mayGrow(state: State, force: boolean): Promise<boolean> {
+    if (this.#isCleared) return true
+    const { ok, reason } = await this.env.FEDERATION.getByName('node').clearance(state.head.height)
+    this.#isCleared = ok
+    if (!ok && force) throw new VaultMeshError('overloaded', `The seal waits: ${reason}.`)
+    if (!ok && reason !== this.#waitsFor) {
+      console.log(JSON.stringify({ level: 'info', msg: 'the seal waits', reason }))
+    }
+    this.#waitsFor = ok ? '' : reason
+    return ok
   }
 
   /** A shard says that events wait: seal now, or be woken when it is due. */
@@ -195,7 +300,9 @@ export class Sequencer extends DurableObject<Env> {
   /** Steps 2 to 4. Returns the number of events sealed. */
   async #sealOne(state: State, assignment: Assignment): Promise<number> {
     const { node } = state
-    const written = await writeBatch(this.env, assignment, state.edge)
+    const { height } = assignment
+    const parts = pooledParts(this.env, assignment)
+    const written = await writeBatch(this.env, height, parts, state.edge)
     const { size } = written.edge.tree
     const root = rootOfEdge(written.edge.tree)
     const checkpoint = await signCheckpoint(
@@ -225,8 +332,106 @@ export class Sequencer extends DurableObject<Env> {
       parts: written.parts,
     }
     await recordBatch(this.env, record)
-    this.#swap(state, assignment, written, record)
+    this.#swap(state, assignment.ranges, written, record)
     return written.count
+  }
+
+  /**
+   * Takes a batch of this log back that a peer remembers and this node lost. Steps as of a seal, each idempotent; a
+   * batch that is here is left as it is. Throws `bad-state` if it does not follow the head.
+   */
+  async adopt(batch: AdoptedBatch): Promise<void> {
+    if (this.#sealing !== null) await this.#sealing.catch(() => undefined)
+    // The same gate as a seal's: one writer at a time.
+    this.#sealing ??= this.#adoptOne(batch).finally(() => {
+      this.#sealing = null
+    })
+    await this.#sealing
+  }
+
+  async #adoptOne(batch: AdoptedBatch): Promise<SealReport> {
+    const startedAt = Date.now()
+    try {
+      const state = await this.#load()
+      const indexMs = await this.#indexPending(state)
+      const done = { batches: 0, events: 0, height: state.head.height, sealMs: 0, indexMs }
+      if (batch.height <= state.head.height) return done
+      const { node } = state
+      const { origin } = node.config
+      if (
+        batch.height !== state.head.height + 1 ||
+        batch.firstIndex !== state.head.size ||
+        this.#assigned() !== null
+      ) {
+        throw new VaultMeshError('bad-state', `Batch ${batch.height} does not follow the head.`)
+      }
+      await checkMirrored(this.env, origin, batch)
+      const parts = mirroredParts(this.env, origin, batch)
+      const written = await writeBatch(this.env, batch.height, parts, state.edge)
+      if (toHex(rootOfEdge(written.edge.tree)) !== batch.root) {
+        throw new VaultMeshError(
+          'bad-state',
+          `What was mirrored of batch ${batch.height} is not it.`,
+        )
+      }
+      for await (const { body } of mirroredParts(this.env, origin, batch)) {
+        for (const [shard, seqs] of await claimAgain(this.env, node, body)) {
+          const cursor = state.head.cursors[shard]!
+          this.ctx.storage.transactionSync(() => {
+            for (const seq of seqs.filter((s) => s >= cursor)) {
+              this.ctx.storage.sql.exec('INSERT OR IGNORE INTO adopted VALUES (?, ?)', shard, seq)
+            }
+          })
+        }
+      }
+      const { height, root, firstIndex, count, treeSize, sealedAt, manifest, checkpoint } = batch
+      const record: BatchRecord = {
+        height,
+        firstIndex,
+        count,
+        treeSize,
+        root,
+        sealedAt,
+        manifest,
+        checkpoint,
+        parts: written.parts,
+      }
+      await recordBatch(this.env, record)
+      this.#swap(state, [], written, record)
+      const sealMs = Date.now() - startedAt
+      return { batches: 1, events: count, height, sealMs, indexMs: await this.#indexPending(state) }
+    } catch (error) {
+      this.#state = null
+      this.#peeks.clear()
+      throw error
+    }
+  }
+
+  /** The first sequence number of a shard at or after `from` that no adopted batch holds. */
+  #pastAdopted(shard: number, from: number): number {
+    let seq = from
+    for (const row of this.ctx.storage.sql.exec<{ seq: number }>(
+      'SELECT seq FROM adopted WHERE shard = ? AND seq >= ? ORDER BY seq',
+      shard,
+      from,
+    )) {
+      if (row.seq !== seq) break
+      seq++
+    }
+    return seq
+  }
+
+  /** The next adopted sequence number of a shard after `from`, or `to` if there is none before it. */
+  #nextAdopted(shard: number, from: number, to: number): number {
+    const row = this.ctx.storage.sql
+      .exec<{ seq: number }>(
+        'SELECT seq FROM adopted WHERE shard = ? AND seq >= ? AND seq < ? ORDER BY seq LIMIT 1',
+        shard,
+        from,
+        to,
+      )
+      .toArray()[0]
+    return row?.seq ?? to
   }
 
   /** Step 1: which events, in which order, at what time. Durable before anything is built from it. */
@@ -240,6 +445,14 @@ export class Sequencer extends DurableObject<Env> {
     })
     const nowAt = Date.now()
     if (dueAt === null || (dueAt > nowAt && !force)) return null
+    const halted = this.#haltedFor()
+    if (halted !== null) {
+      if (force) throw new VaultMeshError('log-forked', halted)
+      return null
+    }
+    if (!(await this.#mayGrow(state, force))) return null
+    // It may have been ended while that was asked.
+    if (this.#haltedFor() !== null) return null
     const ranges: [number, number, number][] = []
     let left = config.sealBatchMaxItems
     // The shard with the oldest event first: no shard can starve another, however busy it is.
@@ -247,12 +460,17 @@ export class Sequencer extends DurableObject<Env> {
       ([a, p], [b, q]) => (p.oldestAt ?? Infinity) - (q.oldestAt ?? Infinity) || a - b,
     )
     for (const [shard, peek] of shards) {
-      const from = state.head.cursors[shard]!
-      const to = Math.min(peek.nextSeq, from + left)
-      if (to <= from) continue
-      ranges.push([shard, from, to])
-      left -= to - from
+      for (let from = state.head.cursors[shard]!; left > 0;) {
+        from = this.#pastAdopted(shard, from)
+        const end = Math.min(peek.nextSeq, from + left)
+        if (end <= from) break
+        const to = this.#nextAdopted(shard, from, end)
+        ranges.push([shard, from, to])
+        left -= to - from
+        from = to
+      }
     }
+    if (ranges.length === 0) return null
     const assignment = {
       height: state.head.height + 1,
       // A log's times never run backwards, whatever the clock does.
@@ -270,9 +488,17 @@ export class Sequencer extends DurableObject<Env> {
   }
 
   /** Step 4: the commit point. Throws `bad-state` if another writer moved the head. */
-  #swap(state: State, assignment: Assignment, written: WrittenBatch, record: BatchRecord): void {
+  #swap(
+    state: State,
+    ranges: Assignment['ranges'],
+    written: WrittenBatch,
+    record: BatchRecord,
+  ): void {
     const cursors = [...state.head.cursors]
-    for (const [shard, , to] of assignment.ranges) cursors[shard] = to
+    for (const [shard, , to] of ranges) cursors[shard] = to
+    for (const [shard, cursor] of cursors.entries()) {
+      cursors[shard] = this.#pastAdopted(shard, cursor)
+    }
     const sql = this.ctx.storage.sql
     this.ctx.storage.transactionSync(() => {
       const height = sql.exec<{ height: number }>('SELECT height FROM head').one().height
@@ -297,6 +523,9 @@ export class Sequencer extends DurableObject<Env> {
       }
       sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', ENTRIES, written.edge.entries)
       sql.exec('DELETE FROM assignment')
+      for (const [shard, cursor] of cursors.entries()) {
+        sql.exec('DELETE FROM adopted WHERE shard = ? AND seq < ?', shard, cursor)
+      }
     })
     state.head = {
       height: record.height,
@@ -345,6 +574,11 @@ export class Sequencer extends DurableObject<Env> {
     state.head = { ...state.head, indexedHeight: height }
     // A wake-up: without it the cron tells the webhooks within a minute.
     this.ctx.waitUntil(this.env.WEBHOOK_QUEUE.send({}).catch(() => undefined))
+    this.ctx.waitUntil(
+      this.env.FEDERATION.getByName('node')
+        .wake()
+        .catch(() => undefined),
+    )
     for (const waiter of this.#waiters) {
       if (this.#isIndexed(state, waiter.shard, waiter.seq)) waiter.resolve(true)
     }
@@ -378,10 +612,11 @@ export class Sequencer extends DurableObject<Env> {
   async #schedule(state: State): Promise<void> {
     const { config } = state.node
     const nowAt = Date.now()
-    const dueAt = sealDueAt(this.#waiting(state), {
+    const policy = {
       maxItems: config.sealBatchMaxItems,
       maxIntervalMs: config.sealBatchMaxIntervalMs,
-    })
+    }
+    const dueAt = this.#haltedFor() === null ? sealDueAt(this.#waiting(state), policy) : null
     let alarmAt: number | null = await this.#scheduleAnchors(state, nowAt)
     if (
       dueAt !== null ||
@@ -395,7 +630,8 @@ export class Sequencer extends DurableObject<Env> {
           this.#askedAt = nowAt
           await this.env.SEAL_QUEUE.send({ reason: 'due', height: state.head.height + 1 })
         }
-        alarmAt = Math.min(alarmAt ?? Infinity, nowAt + RETRY_AFTER_MS)
+        const againMs = this.#waitsFor === '' ? RETRY_AFTER_MS : CLEARANCE_AGAIN_MS
+        alarmAt = Math.min(alarmAt ?? Infinity, nowAt + againMs)
       }
     }
     if (alarmAt !== null) await this.#setAlarm(alarmAt)
@@ -603,7 +839,7 @@ export class Sequencer extends DurableObject<Env> {
         )
       }
     }
-    if (stored.size > 0) return
+    if (stored.has('origin')) return
     const checkpoint = await signCheckpoint(
       { origin: node.config.origin, size: 0, root: emptyRoot, extensions: [] },
       node.log,
@@ -630,9 +866,13 @@ export class Sequencer extends DurableObject<Env> {
       this.ctx.waitUntil(
         this.#load()
           .then(({ head }) =>
-            this.env.BUCKET.put('log/checkpoint', head.checkpoint, {
-              httpMetadata: { contentType: 'text/plain; charset=utf-8' },
-            }),
+            this.env.BUCKET.put(
+              'log/checkpoint',
+              this.#withCosignatures(head.size, head.checkpoint),
+              {
+                httpMetadata: { contentType: 'text/plain; charset=utf-8' },
+              },
+            ),
           )
           .then(() => undefined)
           .catch((error: unknown) => {

@@ -4,6 +4,7 @@
  */
 
 import { nodeOf } from '#store/node.ts'
+import { succeed } from './http/succession.ts'
 import { sweepAnchors, watchAge } from '../queues/anchor.ts'
 import { recheckReceipts } from '../queues/anchors/recheck.ts'
 import { wakeWebhooks } from '../queues/webhooks.ts'
@@ -17,6 +18,11 @@ export interface Job {
 
 /** The jobs of a node. */
 const jobs: readonly Job[] = [
+  {
+    cron: '* * * * *',
+    name: 'wake federation',
+    run: (env) => env.FEDERATION.getByName('node').sweep(),
+  },
   {
     cron: '* * * * *',
     name: 'wake pools',
@@ -44,6 +50,13 @@ const jobs: readonly Job[] = [
     },
   },
   { cron: '* * * * *', name: 'watch anchors', run: watchAge },
+  {
+    cron: '* * * * *',
+    name: 'move what older logs left',
+    async run(env) {
+      await succeed(env)
+    },
+  },
   {
     cron: '* * * * *',
     name: 'wake webhooks',

@@ -26,11 +26,14 @@ import {
   type ReceiptTrust,
   type Report,
 } from '#core/receipt.ts'
+import { verifyStatements } from '#core/rotation.ts'
 import { addressOf, personalDigest } from '#core/secp256k1-signature.ts'
 import { sha256 } from '#core/sha256.ts'
 import type { Alg } from '#core/signer.ts'
 
 export { parseReceipt, VaultMeshError }
+export { Remembrancer } from './remembrancer.ts'
+export type { LogKeys, RemembranceOptions, SignedBatch } from './remembrancer.ts'
 export type { Alg, Code, Receipt, ReceiptTrust, Report }
 
 /** Somebody who can sign events. `sign` may as well ask a wallet or an HSM: implement this and pass it. */
@@ -270,6 +273,7 @@ export function verify(
 /** What to pin of a node: whom `verify` is to believe, and the names that go with the keys. */
 export interface Trust extends ReceiptTrust {
   readonly node_id: string
+  /** The node's stable name. Its keys are in `nodeDids`: this one, and those it rotated to. */
   readonly node_did: string
   readonly origin: string
   readonly network: string
@@ -277,7 +281,10 @@ export interface Trust extends ReceiptTrust {
   readonly rails: readonly string[]
 }
 
-/** A node's names and keys as it states them itself. Look at them, keep them, verify with them. */
+/**
+ * A node's names and keys as it states them itself. Look at them, keep them, verify with them. Throws
+ * `RemoteProblem`, or what `verifyStatements` throws if its keys do not follow from its name.
+ */
 export async function trustOf(url: string, options: PostOptions = {}): Promise<Trust> {
   const path = `${url.replace(/\/+$/, '')}/.well-known/vaultmesh.json`
   const known = (await answerOf(await send(path, { method: 'GET' }, options))) as {
@@ -287,27 +294,42 @@ export async function trustOf(url: string, options: PostOptions = {}): Promise<T
     readonly network: string
     readonly rails: readonly string[]
     readonly vkey: string
+    readonly previous?: readonly { readonly vkey: string }[]
     readonly tsa_roots: readonly string[]
+    readonly rotation?: readonly string[]
   }
-  if (typeof known.vkey !== 'string' || !Array.isArray(known.tsa_roots)) {
+  const { node_id, node_did, origin, network, rails, rotation = [], previous = [] } = known
+  if (
+    typeof known.vkey !== 'string' ||
+    typeof node_did !== 'string' ||
+    !Array.isArray(known.tsa_roots) ||
+    !(Array.isArray(previous) && previous.every(({ vkey }) => typeof vkey === 'string')) ||
+    !(Array.isArray(rotation) && rotation.every((text) => typeof text === 'string'))
+  ) {
     throw new RemoteProblem('unreachable', `${path} is not the file of a VaultMesh node.`)
   }
-  const { node_id, node_did, origin, network, rails } = known
   return {
     node_id,
     node_did,
     origin,
     network,
     rails,
-    vkeys: [known.vkey],
+    // Receipts of a log that forked still say who signed what, and when.
+    vkeys: [known.vkey, ...previous.map(({ vkey }) => vkey)],
     tsaRoots: known.tsa_roots,
-    nodeDids: [node_did],
+    nodeDids: [...new Set([node_did, ...(await keysOf(node_did, rotation))])],
   }
+}
+
+/** Every did:key that ever spoke for a node, as its key statements prove. */
+async function keysOf(nodeDid: string, statements: readonly string[]): Promise<readonly string[]> {
+  const { keys } = await verifyStatements(nodeDid, statements)
+  return keys.map(({ did }) => did)
 }
 
 /** What a node promised, its signature verified. */
 export interface PromiseClaims {
-  /** The node's DID: compare it with `Trust.node_did`. */
+  /** DID of the node's key that signed: it must be one of `Trust.nodeDids`. */
   readonly iss: string
   readonly iat: number
   readonly origin: string

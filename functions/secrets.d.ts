@@ -14,6 +14,10 @@ interface Env {
   EVM_URLS?: string
   /** PEM certificates that timestamp chains must end in. */
   TSA_ROOTS?: string
+  /** Self-hosted: 1 where a file says who the peers are; until it was applied, none are heard. */
+  FEDERATION_FILE?: string
   /** Self-hosted: a way out that refuses to connect to addresses that are not public. */
   EGRESS?: Fetcher
+  /** The instance that keeps the log before this one; bound where LOG_NUMBER is above 1. */
+  PREVIOUS?: Fetcher
 }

@@ -5,13 +5,14 @@
  *   queue      wake-ups             → queues/index.ts   (one handler a queue)
  *   scheduled  the minute           → cron.ts           (one table of jobs)
  *   classes    single-threaded state: Pool keeps what was accepted, Sequencer owns the log's head, Wallet
- *              signs what is paid for
+ *              signs what is paid for, Federation knows the peers and stands on one tip of each log
  */
 
 import { runCron } from './cron.ts'
 import { fetchHandler } from './http/app.ts'
 import { onQueue } from '../queues/index.ts'
 
+export { Federation } from '../durable-objects/federation.ts'
 export { Pool } from '../durable-objects/pool.ts'
 export { Sequencer } from '../durable-objects/sequencer.ts'
 export { Wallet } from '../durable-objects/wallet.ts'

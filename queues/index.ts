@@ -1,5 +1,6 @@
 /**
  * Which handler a queue's batch goes to. Messages are references; their handlers look the work up.
+ * Queues of log n > 1 have its number behind their names: seal-2.
  */
 
 import type { AnchorMessage } from '#store/anchors.ts'
@@ -13,7 +14,7 @@ import { onWebhooks } from './webhooks.ts'
 
 /** The queue handler of the Worker. */
 export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
-  switch (batch.queue) {
+  switch (batch.queue.replace(/-\d+$/, '')) {
     case 'events-intake':
       return onIntake(batch as MessageBatch<IntakeMessage>, env)
     case 'events-validated':

@@ -5,12 +5,11 @@
  * finds it settled and does nothing.
  */
 
-import { fromHex } from '#core/bytes.ts'
+import { concat, fromHex } from '#core/bytes.ts'
 import { checkTime, EVENT_TYP, openEnvelope, verifyEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { hmac } from '#core/sha256.ts'
-import { utf8, concat } from '#core/bytes.ts'
 import { Signers } from '#core/signer.ts'
+import { identityOf } from '#store/event-identity.ts'
 import { nodeOf } from '#store/node.ts'
 import type { IntakeMessage } from '#store/pool-api.ts'
 
@@ -29,7 +28,7 @@ export async function onIntake(batch: MessageBatch<IntakeMessage>, env: Env): Pr
         try {
           checkTime(open.event, { nowAt: Date.now(), maxAgeMs: node.config.intakeMaxAgeMs })
           await verifyEnvelope(open)
-          const identity = hmac(node.claims, utf8(`${open.signer.canonical}\0${open.event.id}`))
+          const identity = identityOf(node, open.signer.canonical, open.event.id)
           const digests = concat(identity, open.signingHash, fromHex(eventHash))
           await pool.settle(shard, eventHash, {
             lengths: Uint32Array.of(bytes.length),

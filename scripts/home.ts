@@ -3,6 +3,9 @@
  *
  *   <home>/state            D1, R2 and Durable Objects (Miniflare)
  *   <home>/node.secret.age  the node secret, encrypted (keystore.ts)
+ *   <home>/rotation.json    statements that chain its identity keys (rotation-file.ts); public
+ *   <home>/logs.json        logs of the node that forked and were ended (succession.ts)
+ *   <home>/evidence/<n>.jws why log n was ended: the first leaf of the log after it; public
  *   <home>/trust.json       what a verifier pins of this node; public
  *   <home>/admin.sock       /admin for whoever may open the socket (mode 0600)
  *   <home>/node.lock        who runs here: pid and start time, and those of its runtime process
@@ -24,6 +27,11 @@ export interface Home {
   readonly path: string
   readonly state: string
   readonly trust: string
+  readonly rotation: string
+  readonly logs: string
+  readonly evidence: string
+  /** A delegation that waits for its signature (cli/keys.ts). */
+  readonly delegation: string
   readonly socket: string
   readonly lock: string
   readonly clientKey: string
@@ -37,6 +45,10 @@ export function homeAt(path?: string): Home {
     path: root,
     state: join(root, 'state'),
     trust: join(root, 'trust.json'),
+    rotation: join(root, 'rotation.json'),
+    logs: join(root, 'logs.json'),
+    evidence: join(root, 'evidence'),
+    delegation: join(root, 'delegation.json'),
     socket: join(root, 'admin.sock'),
     lock: join(root, 'node.lock'),
     clientKey: join(root, 'client.key.age'),
@@ -58,15 +70,23 @@ export function pinnedRoots(home: Home): readonly string[] {
   }
 }
 
+/** Keys of logs that the trust file here pins. */
+function pinnedLogs(home: Home): readonly string[] {
+  if (!existsSync(home.trust)) return []
+  const { vkeys = [] } = JSON.parse(readFileSync(home.trust, 'utf8')) as Partial<Trust>
+  return vkeys
+}
+
 /**
- * Writes what the node says of itself, with the timestamp roots pinned before kept: without them receipts
- * of older anchors would no longer verify here.
+ * Writes what the node says of itself, with the timestamp roots and log keys pinned before kept: without them
+ * receipts of older anchors, and of a log that was ended, would no longer verify here.
  */
 export function keepTrust(home: Home, said: Trust): Trust {
   const roots = new Map(
     [...said.tsaRoots, ...pinnedRoots(home)].map((pem) => [certificateSha256(pem), pem]),
   )
-  const trust = { ...said, tsaRoots: [...roots.values()] }
+  const vkeys = [...new Set([...said.vkeys, ...pinnedLogs(home)])]
+  const trust = { ...said, vkeys, tsaRoots: [...roots.values()] }
   const part = `${home.trust}.part`
   writeFileSync(part, `${JSON.stringify(trust, null, 2)}\n`)
   renameSync(part, home.trust)

@@ -4,12 +4,15 @@
  * Settings come from wrangler.toml, so that a self-hosted node and one on Cloudflare have one source.
  * Requests reach the Worker on a socket of workerd itself (three times the throughput of Miniflare's own
  * entry, measured); nothing else listens on TCP but Miniflare's control port on loopback.
+ *
+ * A node whose log has forked is several instances of the Worker, one a log: docs/operate-fork.md.
  */
 
 import { readdir, readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { Log, LogLevel, Miniflare } from 'miniflare'
 import { unstable_readConfig as readConfig, unstable_splitSqlQuery as splitSql } from 'wrangler'
+import type { PreviousLog } from '#core/succession.ts'
 import { bundleWorker, ROOT } from './build.ts'
 
 /** How to start a node. */
@@ -21,6 +24,8 @@ export interface HostOptions {
   readonly stateDir: string
   /** Variables over those of wrangler.toml, and secrets. */
   readonly vars: Readonly<Record<string, string>>
+  /** Logs of this node before the current one, oldest first: each is kept by an instance of its own. */
+  readonly previous?: readonly PreviousLog[]
   /** Run the crons each minute; off for tests that tick by hand. */
   readonly cron?: boolean
   /** Consumer settings by queue, for tests that compress time. */
@@ -66,7 +71,7 @@ interface WranglerConfig {
 export interface Host {
   readonly url: string
   readonly miniflare: Miniflare
-  /** Fires the jobs of every cron expression now. */
+  /** Fires the jobs of every cron expression now, of every log. */
   tick(): Promise<void>
   stop(): Promise<void>
 }
@@ -92,23 +97,8 @@ export async function startHost(options: HostOptions): Promise<Host> {
   const config = readConfig({ config: resolve(ROOT, 'wrangler.toml') }) as WranglerConfig
   const host = options.host ?? '127.0.0.1'
   const script = options.script ?? (await bundleWorker())
-  const env: Record<string, unknown> = {}
-  const vars = { ...config.vars, ...SELF_HOST_DEFAULTS, ...options.vars }
-  for (const [name, value] of Object.entries(vars))
-    env[name] = { type: 'text', value: String(value) }
-  for (const d1 of config.d1_databases) env[d1.binding] = { type: 'd1', id: d1.database_id }
-  for (const r2 of config.r2_buckets) env[r2.binding] = { type: 'r2', name: r2.bucket_name }
-  for (const queue of config.queues.producers)
-    env[queue.binding] = { type: 'queue', name: queue.queue }
-  env['EGRESS'] = PUBLIC_ONLY
-  const objects = config.durable_objects.bindings
-  for (const object of objects) {
-    env[object.name] = {
-      type: 'durable-object',
-      worker: config.name,
-      exportName: object.class_name,
-    }
-  }
+  const previous = options.previous ?? []
+  const instance = { config, script, options, previous }
   const miniflare = new Miniflare({
     host: '127.0.0.1',
     port: 0,
@@ -119,44 +109,21 @@ export async function startHost(options: HostOptions): Promise<Host> {
     handleStructuredLogs: (log: { level: string; message: string }) =>
       options.log === undefined ? print(log, options.verbose === true) : options.log(log.message),
     resourcePersistencePath: options.stateDir,
-    workers: [
-      {
-        dev: { unsafeDirectSockets: [{ host, port: options.port }] },
-        config: {
-          name: config.name,
-          compatibilityDate: config.compatibility_date,
-          compatibilityFlags: config.compatibility_flags,
-          manifest: {
-            mainModule: 'index.js',
-            modules: { 'index.js': { type: 'esm', contents: script } },
-          },
-          env,
-          exports: Object.fromEntries(
-            objects.map((o) => [o.class_name, { type: 'durable-object', storage: 'sqlite' }]),
-          ),
-          triggers: [
-            ...config.triggers.crons.map((schedule) => ({ type: 'scheduled', schedule })),
-            ...config.queues.consumers.map((c) => ({
-              type: 'queue',
-              name: c.queue,
-              maxBatchSize: c.max_batch_size,
-              maxBatchTimeout: c.max_batch_timeout,
-              maxRetries: c.max_retries,
-              retryDelay: c.retry_delay,
-              deadLetterQueue: c.dead_letter_queue,
-              ...options.consumers?.[c.queue],
-            })),
-          ],
-        },
-      },
-    ],
+    // The current log first: Miniflare's own entry leads to it.
+    workers: previous
+      .map((_, i) => workerOf(instance, i + 1))
+      .concat(workerOf(instance, previous.length + 1, { host, port: options.port }))
+      .toReversed(),
   } as never)
   await miniflare.ready
-  await migrate(miniflare)
-  const worker = await miniflare.getWorker()
+  const names = Array.from({ length: previous.length + 1 }, (_, i) => numbered(config.name, i + 1))
+  for (const name of names) await migrate(miniflare, name)
   const tick = async (): Promise<void> => {
-    for (const cron of config.triggers.crons)
-      await worker.scheduled({ cron, scheduledTime: new Date() })
+    for (const name of names) {
+      const worker = await miniflare.getWorker(name)
+      for (const cron of config.triggers.crons)
+        await worker.scheduled({ cron, scheduledTime: new Date() })
+    }
   }
   const stopCron = options.cron === false ? () => undefined : everyMinute(tick)
   let stopped: Promise<void> | null = null
@@ -167,6 +134,87 @@ export async function startHost(options: HostOptions): Promise<Host> {
     stop() {
       stopCron()
       return (stopped ??= miniflare.dispose())
+    },
+  }
+}
+
+/** What all instances of a node have in common. */
+interface Instance {
+  readonly config: WranglerConfig
+  readonly script: string
+  readonly options: HostOptions
+  readonly previous: readonly PreviousLog[]
+}
+
+/** The name of a resource of log `number`: those of the first log are named as in wrangler.toml. */
+function numbered(name: string, number: number): string {
+  return number === 1 ? name : `${name}-${number}`
+}
+
+/**
+ * The instance of the Worker that keeps log `number`: stores and queues of its own, the one before it as PREVIOUS.
+ * All share the Wallets of the first, because two that sign with one key could pay for a root twice. The
+ * current one alone has a socket.
+ */
+function workerOf(
+  { config, script, options, previous }: Instance,
+  number: number,
+  socket?: { readonly host: string; readonly port: number },
+): object {
+  const env: Record<string, unknown> = {}
+  const vars = {
+    ...config.vars,
+    ...SELF_HOST_DEFAULTS,
+    ...options.vars,
+    LOG_NUMBER: number,
+    PREVIOUS_LOGS: number === 1 ? '' : JSON.stringify(previous.slice(0, number - 1)),
+  }
+  for (const [name, value] of Object.entries(vars))
+    env[name] = { type: 'text', value: String(value) }
+  for (const d1 of config.d1_databases)
+    env[d1.binding] = { type: 'd1', id: numbered(d1.database_id, number) }
+  for (const r2 of config.r2_buckets)
+    env[r2.binding] = { type: 'r2', name: numbered(r2.bucket_name, number) }
+  for (const { binding, queue } of config.queues.producers)
+    env[binding] = { type: 'queue', name: numbered(queue, number) }
+  env['EGRESS'] = PUBLIC_ONLY
+  if (number > 1) env['PREVIOUS'] = { type: 'worker', worker: numbered(config.name, number - 1) }
+  const objects = config.durable_objects.bindings
+  for (const object of objects) {
+    env[object.name] = {
+      type: 'durable-object',
+      worker: object.name === 'WALLET' ? config.name : numbered(config.name, number),
+      exportName: object.class_name,
+    }
+  }
+  return {
+    ...(socket === undefined ? {} : { dev: { unsafeDirectSockets: [socket] } }),
+    config: {
+      name: numbered(config.name, number),
+      compatibilityDate: config.compatibility_date,
+      compatibilityFlags: config.compatibility_flags,
+      manifest: {
+        mainModule: 'index.js',
+        modules: { 'index.js': { type: 'esm', contents: script } },
+      },
+      env,
+      exports: Object.fromEntries(
+        objects.map((o) => [o.class_name, { type: 'durable-object', storage: 'sqlite' }]),
+      ),
+      triggers: [
+        ...config.triggers.crons.map((schedule) => ({ type: 'scheduled', schedule })),
+        ...config.queues.consumers.map((c) => ({
+          type: 'queue',
+          name: numbered(c.queue, number),
+          maxBatchSize: c.max_batch_size,
+          maxBatchTimeout: c.max_batch_timeout,
+          maxRetries: c.max_retries,
+          retryDelay: c.retry_delay,
+          deadLetterQueue:
+            c.dead_letter_queue === undefined ? undefined : numbered(c.dead_letter_queue, number),
+          ...options.consumers?.[c.queue],
+        })),
+      ],
     },
   }
 }
@@ -188,8 +236,8 @@ function everyMinute(tick: () => Promise<void>): () => void {
 }
 
 /** Applies migrations with wrangler's own bookkeeping, so that either tool can go on. */
-async function migrate(miniflare: Miniflare): Promise<void> {
-  const db = await miniflare.getD1Database('DB')
+async function migrate(miniflare: Miniflare, worker: string): Promise<void> {
+  const db = await miniflare.getD1Database('DB', worker)
   await db
     .prepare(
       'CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',

@@ -18,15 +18,19 @@ import { parseArgs } from 'node:util'
 import { unstable_readConfig as readConfig } from 'wrangler'
 import { toBase64Url } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { trustOf, type Trust } from '../functions/sdk.ts'
+import type { Trust } from '../functions/sdk.ts'
 import { serveAdmin } from './admin-socket.ts'
-import { ROOT } from './build.ts'
+import { bundleWorker, ROOT } from './build.ts'
 import { fail } from './fail.ts'
-import { homeAt, keepTrust, lockHome, pinnedRoots, type Home } from './home.ts'
+import { federationFile } from './federation-file.ts'
+import { homeAt, lockHome, pinnedRoots, type Home } from './home.ts'
 import { startHost, type Host, type HostOptions } from './host.ts'
 import { NODE_SECRET_FILE, nodeSecret } from './keystore.ts'
 import { keepReceipts, RECEIPTS_DIR } from './receipt-files.ts'
+import { rotationVars } from './rotation-file.ts'
+import { runLogs } from './running-logs.ts'
 import { loadSecrets, SECRETS_DIR } from './sops.ts'
+import type { Operated } from './succession.ts'
 
 /** The port of a node. */
 export const DEFAULT_PORT = 7077
@@ -48,6 +52,8 @@ export interface NodeOptions extends Pick<
   readonly tsa?: TsaPins
   /** A folder of SOPS files whose variables (keys for anchoring) become bindings; none without it. */
   readonly secrets?: string
+  /** A config/federation.yaml to join a federation with; followed while the node runs. */
+  readonly federation?: string
   /** A folder to keep current with verified anchor receipts; none without it. */
   readonly receipts?: string
   /**
@@ -87,31 +93,52 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const address = options.host ?? '127.0.0.1'
     await checkPort(address, options.port, '--port')
     const own = typeof options.vars === 'function' ? await options.vars() : options.vars
+    const publicUrl = `http://${reachable(address)}:${options.port}`
     const vars = withRails({
+      PUBLIC_URL: publicUrl,
+      ...(options.federation === undefined ? {} : { FEDERATION_FILE: '1' }),
       ...settings(process.env),
+      ...rotationVars(home, process.env),
       ...tsaSettings(options.tsa),
       ...anchorKeys,
       ...own,
     })
     const token = toBase64Url(randomBytes(32))
-    const host = await startHost({
-      ...options,
-      host: address,
-      stateDir: home.state,
-      vars: { ...vars, NODE_SECRET: secret, ADMIN_TOKEN: token },
+    const url = publicUrl
+    const script = options.script ?? (await bundleWorker())
+    const federation =
+      options.federation === undefined
+        ? null
+        : federationFile(options.federation, (yaml) => join(url, token, yaml))
+    const running = await runLogs({
+      home,
+      node: { url, token },
+      start: (previous) =>
+        startHost({
+          ...options,
+          script,
+          previous,
+          host: address,
+          stateDir: home.state,
+          vars: { ...vars, NODE_SECRET: secret, ADMIN_TOKEN: token },
+        }),
+      admit: async (log) => {
+        await admit({ url, token }, home, log)
+        // Before the current log does anything: whom it hears is what the file says, not what was stored.
+        if (log === '') await federation?.apply()
+      },
+      onStarted: () => lock.noteRuntime(),
     })
-    undo.push(() => host.stop())
-    lock.noteRuntime()
-    const url = `http://${reachable(address)}:${options.port}`
-    await admit(url, token)
+    undo.push(() => running.stop())
+    const followed = federation?.follow()
+    if (followed !== undefined) undo.push(() => followed.stop())
     const admin = await serveAdmin(home.socket, url, token)
     undo.push(() => admin.close())
     if (options.receipts !== undefined) {
       const copies = keepReceipts(url, options.receipts)
       undo.push(() => copies.stop())
     }
-    const said = await trustOf(url)
-    const trust = keepTrust(home, said)
+    const said = running.said()
     const warnings: string[] = []
     if (isFirstStart && /\.example(?:\/|$)/.test(said.origin))
       warnings.push(originWarning(said.origin))
@@ -119,7 +146,18 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       warnings.push(TSA_WARNING)
     }
     if (!isLoopback(address)) warnings.push(openWarning(address, options.port))
-    return { url, home, trust, host, warnings, stop }
+    return {
+      url,
+      home,
+      warnings,
+      stop,
+      get trust() {
+        return running.trust()
+      },
+      get host() {
+        return running.host()
+      },
+    }
   } catch (error) {
     await stop()
     throw error
@@ -142,17 +180,31 @@ function isLoopback(address: string): boolean {
 }
 
 /** The log itself says whether these settings fit it: another ORIGIN or INTAKE_SHARDS do not. */
-async function admit(url: string, token: string): Promise<void> {
+async function admit({ url, token }: Operated, home: Home, log: string): Promise<void> {
   const headers = { authorization: `Bearer ${token}` }
-  const response = await fetch(`${url}/admin/start`, { method: 'POST', headers })
+  const response = await fetch(`${url}/admin/start${log}`, { method: 'POST', headers })
   if (response.ok) return
   const problem = (await response.json().catch(() => ({}))) as { detail?: string }
   const detail = problem.detail ?? `The node refuses to start (${response.status}).`
-  throw new VaultMeshError('bad-config', `${detail}${remedyOf(detail)}`)
+  throw new VaultMeshError('bad-config', `${detail}${remedyOf(detail, home)}`)
 }
 
-/** What to do about a setting that a log was not started with. */
-function remedyOf(detail: string): string {
+/** Hands a federation's configuration to the node; throws its refusal. */
+async function join(url: string, token: string, yaml: string): Promise<void> {
+  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/yaml' }
+  const response = await fetch(`${url}/admin/federation`, { method: 'POST', headers, body: yaml })
+  if (response.ok) return
+  const problem = (await response.json().catch(() => ({}))) as { detail?: string }
+  throw new VaultMeshError(
+    'bad-config',
+    problem.detail ?? `The node refuses the federation (${response.status}).`,
+  )
+}
+
+/** What to do about a setting that does not fit this node or its log. */
+function remedyOf(detail: string, home: Home): string {
+  if (detail.startsWith('ROTATION:') && existsSync(home.rotation))
+    return ` The statements are those of ${home.rotation}.`
   const [, name, was] =
     /^(INTAKE_SHARDS|ORIGIN|NODE_SECRET): .* started with (?:[a-z]+ )?([^\s,]+),/.exec(detail) ?? []
   if (name === undefined) return ''
@@ -257,6 +309,7 @@ export const selfhostOptions = {
   'tsa-roots': { type: 'string' },
   secrets: { type: 'string' },
   receipts: { type: 'string', default: RECEIPTS_DIR },
+  federation: { type: 'string' },
   verbose: { type: 'boolean', default: false },
 } as const
 
@@ -282,6 +335,7 @@ export async function selfhost(args: readonly string[]): Promise<number> {
     secrets: secretsDir(values.secrets),
     receipts: values.receipts,
     ...(values.home === undefined ? {} : { home: values.home }),
+    ...(values.federation === undefined ? {} : { federation: values.federation }),
     ...(tsa === undefined ? {} : { tsa: { urls: tsa.join(','), rootsPem: pemOf(roots!) } }),
   })
   const stopped = untilStopped()

@@ -22,3 +22,18 @@ export const SHOW_USAGE = `[--without PARTS] [--keep]
   --without PARTS   leave out btc, evm or tsa, comma-separated
   --keep            keep its temporary folder, and say where it is
   Ports are chosen by itself; receipts stay in anchors/receipts.`
+
+/** Of `make federation`. */
+export const FEDERATION_USAGE = `[CONFIG=config/federation.yaml] [ARGS="--home DIR --port 7077 …"]
+
+  CONFIG            with whom it gossips and under which law (default config/federation.yaml, or
+                    federation/config.yaml); followed while the node runs. Start from
+                    config/examples/federation.config.yaml
+  ARGS              as vaultmesh selfhost takes them
+  Without the file it tells what the node's peers must write down of it, and ends with 1.`
+
+/** Of `make lab`. */
+export const LAB_USAGE = `[--keep]
+
+  --keep            keep its temporary folder, and say where it is
+  Three nodes on one devnet. Bitcoin, an EVM chain and openssl must all be here. Ports are chosen by itself.`

@@ -10,8 +10,10 @@ import { anchor } from './cli/anchor.ts'
 import { batch } from './cli/batch.ts'
 import { Exit, outcomeOf, parse, type Command, type Outcome, type Terminal } from './cli/command.ts'
 import { dlq } from './cli/dlq.ts'
+import { evidence } from './cli/evidence.ts'
 import { fsck } from './cli/fsck.ts'
 import { keygen } from './cli/keygen.ts'
+import { keys } from './cli/keys.ts'
 import { post } from './cli/post.ts'
 import { receipt } from './cli/receipt.ts'
 import { receipts } from './cli/receipts.ts'
@@ -37,9 +39,11 @@ const commands: readonly Command[] = [
   verifyAnchor,
   receipts,
   seal,
+  evidence,
   fsck,
   dlq,
   secrets,
+  keys,
 ]
 
 /** Commands that run until they are stopped; their modules pull in the whole runtime, so load them late. */

@@ -34,7 +34,7 @@ export const anchorReceiptSchema = z.strictObject({
   txHash: z.string().regex(/^(?:0x)?[0-9a-f]{64}$/),
   blockNumber: count.nullable(),
   anchorTs: isoMs,
-  verifier: z.string().regex(/^v\S+$/),
+  verifier: z.string().regex(/^v[!-~]{1,63}$/),
   status: z.literal('verified'),
   treeSize: count,
   observedAt: isoMs,
@@ -44,7 +44,7 @@ export const anchorReceiptSchema = z.strictObject({
     state: z.literal('final'),
   }),
   proof: z.looseObject({ type: z.string().regex(/^[\w.-]{1,64}$/) }),
-  group: z.array(z.string()).min(1),
+  group: z.array(z.string().max(80)).min(1).max(1024),
 })
 
 export type AnchorReceipt = z.infer<typeof anchorReceiptSchema>

@@ -13,6 +13,7 @@ import { MAX_ORIGIN_BYTES } from '#core/checkpoint.ts'
 import { parseDid } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hasDataFee } from '#core/evm-data-fee.ts'
+import { MAX_LOGS, originOf, previousLogsSchema, type PreviousLog } from '#core/succession.ts'
 
 const integer = (min: number, max: number) =>
   z
@@ -41,7 +42,18 @@ const schema = z.object({
     )
     .refine((v) => !v.includes('://'), 'must be schema-less: no https://')
     .refine((v) => utf8(v).length <= MAX_ORIGIN_BYTES, `has more than ${MAX_ORIGIN_BYTES} bytes`),
+  LOG_NUMBER: integer(1, MAX_LOGS).default(1),
+  PREVIOUS_LOGS: z.string().default(''),
   NODE_DID: z.string().default(''),
+  ROTATION: z
+    .string()
+    .transform((v) => v.split(/[\s,]+/).filter((s) => s !== ''))
+    .default([]),
+  PUBLIC_URL: z
+    .string()
+    .refine((v) => v === '' || isHttp(v), 'must be an http(s) address')
+    .transform((v) => v.replace(/\/+$/, ''))
+    .default(''),
   NETWORK: z.enum(['dev', 'production']).default('dev'),
   HARBINGER_SIG_REQUIRED: flag.default(true),
   INTAKE_SHARDS: integer(1, 256).default(16),
@@ -112,9 +124,18 @@ export interface EvmConfig {
 /** A node's settings, parsed. */
 export interface Config {
   readonly nodeId: string
+  /** The log's name: ORIGIN, or `<ORIGIN>/<n>` of a successor. */
   readonly origin: string
+  /** Which of the node's logs this is, from 1. */
+  readonly logNumber: number
+  /** The logs before it, oldest first; each has forked. */
+  readonly previousLogs: readonly PreviousLog[]
   /** The DID the operator expects, or empty. */
   readonly nodeDid: string
+  /** Statements `vm-rotation+jws` that chain the node's identity keys. */
+  readonly rotation: readonly string[]
+  /** Where peers reach this node; empty if it does not say. */
+  readonly publicUrl: string
   readonly network: 'dev' | 'production'
   readonly sigRequired: boolean
   readonly intakeShards: number
@@ -181,8 +202,10 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
     throw bad('TSA_ROOTS', 'holds no PEM certificate')
   return {
     nodeId: v.NODE_ID,
-    origin: v.ORIGIN,
+    ...logsOf(v),
     nodeDid: v.NODE_DID,
+    rotation: v.ROTATION,
+    publicUrl: v.PUBLIC_URL,
     network: v.NETWORK,
     sigRequired: v.HARBINGER_SIG_REQUIRED,
     intakeShards: v.INTAKE_SHARDS,
@@ -209,6 +232,32 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
 }
 
 type Values = z.infer<typeof schema>
+
+/** Which log of the node this is, and what came before it: as many logs as its number says. */
+function logsOf(v: Values): Pick<Config, 'origin' | 'logNumber' | 'previousLogs'> {
+  const logNumber = v.LOG_NUMBER
+  const origin = originOf(v.ORIGIN, logNumber)
+  if (utf8(origin).length > MAX_ORIGIN_BYTES)
+    throw bad('ORIGIN', `has no room for the number ${logNumber} in ${MAX_ORIGIN_BYTES} bytes`)
+  let value: unknown
+  try {
+    value = v.PREVIOUS_LOGS === '' ? [] : JSON.parse(v.PREVIOUS_LOGS)
+  } catch {
+    throw bad('PREVIOUS_LOGS', 'is no JSON')
+  }
+  const parsed = previousLogsSchema.safeParse(value)
+  if (!parsed.success) {
+    const { path, message } = parsed.error.issues[0]!
+    throw bad('PREVIOUS_LOGS', `${path.join('.')}: ${message}`)
+  }
+  const previousLogs = parsed.data
+  if (previousLogs.length !== logNumber - 1)
+    throw bad('PREVIOUS_LOGS', `lists ${previousLogs.length} logs, and LOG_NUMBER is ${logNumber}`)
+  const odd = previousLogs.find((log, i) => log.origin !== originOf(v.ORIGIN, i + 1))
+  if (odd !== undefined)
+    throw bad('PREVIOUS_LOGS', `names ${odd.origin}, which is not the log in that place`)
+  return { origin, logNumber, previousLogs }
+}
 
 function bitcoinConfig(v: Values): BitcoinConfig {
   const methods =

@@ -166,11 +166,15 @@ function sortedProofs<P extends Proof>(law: LawDocument, proofs: readonly P[]): 
 /** Batches by what they hang on; each once, in the order of their roots. */
 function childrenOf(nodes: readonly BatchNode[]): Children {
   const children = new Map<string, BatchNode[]>()
+  const seen = new Set<string>()
   for (const node of nodes) {
     const key = keyOf(node.height, node.previousRoot)
+    const name = `${key} ${node.root}`
+    if (seen.has(name)) continue
+    seen.add(name)
     const siblings = children.get(key)
     if (siblings === undefined) children.set(key, [node])
-    else if (!siblings.some(({ root }) => root === node.root)) siblings.push(node)
+    else siblings.push(node)
   }
   for (const siblings of children.values()) siblings.sort((a, b) => (a.root < b.root ? -1 : 1))
   return children

@@ -24,6 +24,9 @@ const signedSchema = z.object({
   checkpoint: z.string().max(16_384),
 })
 
+/** Batches in a file: two prove a fork. */
+export const MAX_EVIDENCE_BATCHES = 16
+
 /** The file. */
 export const evidenceSchema = z
   .object({
@@ -34,7 +37,7 @@ export const evidenceSchema = z
     operator: z.string().max(256).describe('DID of the node whose log it is'),
     statements: z.array(z.string().max(4096)).max(64).describe('its key statements'),
     height: z.int().min(1),
-    batches: z.array(signedSchema).min(1).max(16),
+    batches: z.array(signedSchema).min(1).max(MAX_EVIDENCE_BATCHES),
     peaks: z
       .string()
       .regex(/^(?:[0-9a-f]{64})*$/)

@@ -1,8 +1,8 @@
 /**
  * What a webhook says and how it is signed: Standard Webhooks 1.0.0, asymmetric (`v1a`, Ed25519).
  *
- * The signature is over `<webhook-id>.<webhook-timestamp>.<body>` by the node's identity key, the key that
- * its did:key is. A JWS that the same key signs has one dot and no brace, a webhook at least two dots and a
+ * The signature is over `<webhook-id>.<webhook-timestamp>.<body>` by the node's identity key of now, which a
+ * rotation changes. A JWS that the same key signs has one dot and no brace, a webhook at least two dots and a
  * brace, so neither can be passed off as the other. The id is derived from what is delivered: however often
  * it is sent, and even by a node whose outbox was rebuilt, a receiver sees one id for one fact.
  */

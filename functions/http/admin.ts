@@ -4,7 +4,7 @@
  */
 
 import * as z from 'zod'
-import { equal, utf8 } from '#core/bytes.ts'
+import { equal, fromUtf8, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { sha256 } from '#core/sha256.ts'
 import { listDeadLetters, markReplayed } from '#store/alerts.ts'
@@ -12,20 +12,31 @@ import { receiptOfJob } from '#store/anchor-receipts.ts'
 import { anchorQueue, anchorRow, releaseAnchor } from '#store/anchors.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
 import { jobOf } from './anchors.ts'
+import { readBody } from './body.ts'
+import { accepted, federationOf, forgetAdmission } from './federation.ts'
 import { asVaultMeshError } from './problem.ts'
 import { decimal, json, route, type Call } from './route.ts'
 
+/** Whether the request carries the operator's token. */
+export function isOperator({ env, request }: Pick<Call, 'env' | 'request'>): boolean {
+  const token = env.ADMIN_TOKEN ?? ''
+  const given = /^Bearer (.+)$/.exec(request.headers.get('authorization') ?? '')?.[1] ?? ''
+  // Hashes have one length, so the comparison tells nothing about the token's.
+  return token !== '' && equal(sha256(utf8(given)), sha256(utf8(token)))
+}
+
 /** Throws unless the request carries the operator's token. */
-function operatorOnly(call: Call<unknown, unknown>): void {
+export function operatorOnly(call: Call<unknown, unknown>): void {
   const token = call.env.ADMIN_TOKEN
   if (token === undefined || token === '')
     throw new VaultMeshError('not-found', 'There is no such path.')
-  const given = /^Bearer (.+)$/.exec(call.request.headers.get('authorization') ?? '')?.[1] ?? ''
-  // Hashes have one length, so the comparison tells nothing about the token's.
-  if (!equal(sha256(utf8(given)), sha256(utf8(token)))) {
+  if (!isOperator(call)) {
     throw new VaultMeshError('unauthorized', 'The operator token is missing or wrong.')
   }
 }
+
+/** Largest configuration: as core/federation-config.ts has it. */
+const MAX_FEDERATION_BYTES = 262_144
 
 const ok = { 200: { description: 'done', content: { 'application/json': z.looseObject({}) } } }
 
@@ -100,6 +111,100 @@ export const postRelease = route({
       throw new VaultMeshError('not-found', `No anchor job ${params.id} is held.`)
     }
     return json({ released: params.id })
+  },
+})
+
+/** POST /admin/federation: takes a config/federation.yaml over; an empty body leaves the federation. */
+export const postFederation = route({
+  method: 'POST',
+  path: '/admin/federation',
+  tag: 'admin',
+  summary: 'Take a federation configuration over',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const bytes = await readBody(call.request, MAX_FEDERATION_BYTES, 'body-too-large')
+    const text = fromUtf8(bytes)
+    const answer = await federationOf(call.env)
+      .apply(text === '' ? null : text)
+      .catch((error: unknown) => {
+        throw asVaultMeshError(error, 'storage-failed')
+      })
+    return json(accepted(answer))
+  },
+})
+
+/** GET /admin/federation: the configuration that is in force. */
+export const getFederation = route({
+  method: 'GET',
+  path: '/admin/federation',
+  tag: 'admin',
+  summary: 'The federation configuration that is in force',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    return json({ yaml: await federationOf(call.env).configuration() })
+  },
+})
+
+/** POST /admin/retire: leaves the federation to the log that follows this one; the configuration is kept. */
+export const postRetire = route({
+  method: 'POST',
+  path: '/admin/retire',
+  tag: 'admin',
+  summary: 'Leave the federation to the log that follows',
+  internal: true,
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    await federationOf(call.env).retire()
+    return json({ retired: call.node.config.origin })
+  },
+})
+
+/** POST /admin/quarantine/release?origin=&height=&root=: have a held root looked at again now. */
+export const postQuarantineRelease = route({
+  method: 'POST',
+  path: '/admin/quarantine/release',
+  tag: 'admin',
+  summary: 'Look at a quarantined root again now',
+  internal: true,
+  query: z.object({
+    origin: z.string().min(1).max(255),
+    height: decimal(1),
+    root: z.string().regex(/^(?:sha256:)?[0-9a-f]{64}$/),
+  }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { origin, height, root } = call.query
+    const released = await federationOf(call.env).release(
+      origin,
+      height,
+      root.replace('sha256:', ''),
+    )
+    if (!released) throw new VaultMeshError('not-found', 'No such root is quarantined.')
+    return json({ released: { origin, height, root } })
+  },
+})
+
+/** POST /admin/peers/thaw?did=: a peer frozen by a key conflict may speak again, with the keys it had. */
+export const postThaw = route({
+  method: 'POST',
+  path: '/admin/peers/thaw',
+  tag: 'admin',
+  summary: 'Let a peer with a key conflict speak again',
+  internal: true,
+  query: z.object({ did: z.string().max(256) }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const thawed = await federationOf(call.env).thaw(call.query.did)
+    if (!thawed) throw new VaultMeshError('not-found', 'No such peer is frozen.')
+    forgetAdmission(call.env)
+    return json({ thawed: call.query.did })
   },
 })
 

@@ -7,10 +7,10 @@
  * a timer of its own, or the runtime takes it for hung and cancels it.
  */
 
-import { toHex, utf8, type Hash } from '#core/bytes.ts'
+import { toHex, type Hash } from '#core/bytes.ts'
 import type { OpenEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { hmac } from '#core/sha256.ts'
+import { identityOf, shardOf } from '#store/event-identity.ts'
 import type { NodeContext } from '#store/node.ts'
 import { outcome, type AdmitGroup, type AdmitResult } from '#store/pool-api.ts'
 
@@ -50,17 +50,6 @@ interface Gathering {
 
 /** The group that gathers, by shard. One set per isolate. */
 const gathering = new Map<number, Gathering>()
-
-/** The HMAC that stands for (source, id) in claims; DIDs compare in their canonical form. */
-export function identityOf(node: NodeContext, canonicalSource: string, id: string): Hash {
-  // No DID holds a NUL, so the pair has one reading.
-  return hmac(node.claims, utf8(`${canonicalSource}\0${id}`))
-}
-
-/** The shard of an identity. Its low bytes, because its first 53 bits are the key within the shard. */
-export function shardOf(identity: Hash, shards: number): number {
-  return ((identity[28]! << 16) | (identity[29]! << 8) | identity[30]!) % shards
-}
 
 /** An event on its way: its moment is known at once, what became of it once it is durable. */
 export interface Joined {
@@ -178,7 +167,7 @@ export function poolError(error: unknown): VaultMeshError {
   if (
     error instanceof Error &&
     'code' in error &&
-    (error.code === 'overloaded' || error.code === 'bad-config')
+    (error.code === 'overloaded' || error.code === 'bad-config' || error.code === 'log-forked')
   ) {
     return new VaultMeshError(error.code, error.message, { cause: error })
   }

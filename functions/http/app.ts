@@ -9,26 +9,61 @@ import { nodeOf } from '#store/node.ts'
 import {
   getDeadLetters,
   getAnchorJob,
+  getFederation,
   getFsck,
   getRails,
   postAnchor,
+  postFederation,
+  postQuarantineRelease,
   postRelease,
   postReplay,
+  postRetire,
   postSeal,
   postStart,
+  postThaw,
 } from './admin.ts'
 import { getAnchor, getAnchorReceipts, getAnchorStatus } from './anchors.ts'
 import { getBatch, getBatchEvents, listRoute } from './batches.ts'
 import { openToAll, preflight } from './cors.ts'
+import {
+  getConflicts,
+  getEvidence as getForkEvidence,
+  getFeed,
+  getMesh,
+  getPeers,
+  getTips,
+  postGossip,
+} from './federation.ts'
 import { getDocs, getOpenApi, getProblemPage, getRoot } from './docs.ts'
 import { getEvent, getEventStatus, searchRoute } from './events.ts'
 import { postEvents } from './intake.ts'
 import { getCheckpoint, getConsistencyProof, getInclusionProof, getTile } from './log.ts'
+import { placed } from './log-path.ts'
+import { askPrevious } from './logs.ts'
 import { getAlerts, getHealth, getWellKnown } from './node-info.ts'
 import { asVaultMeshError, problemResponse } from './problem.ts'
 import { getReceipt } from './receipts.ts'
+import {
+  getBatchesFrom,
+  getMirrorCheckpoint,
+  getMirrorConsistency,
+  getMirrorEvents,
+  getMirrorTile,
+  getProofs,
+  getRoot as getRememberedRoot,
+} from './remembrancer.ts'
 import type { Route } from './route.ts'
+import {
+  getEvidence,
+  getStanding,
+  getSuccession,
+  getUnsealed,
+  linkSuccessor,
+  postOpen,
+  postSucceed,
+} from './succession.ts'
 import { getWebhook, postWebhook } from './webhooks.ts'
+import { getCosigned, postAddCheckpoint } from './witness.ts'
 
 /** All routes. /openapi.json is made from this table. */
 export const routes: readonly Route[] = [
@@ -49,6 +84,22 @@ export const routes: readonly Route[] = [
   getAnchorStatus,
   getAnchorReceipts,
   getAnchor,
+  postGossip,
+  getFeed,
+  getPeers,
+  getTips,
+  getConflicts,
+  getForkEvidence,
+  getMesh,
+  getRememberedRoot,
+  getBatchesFrom,
+  getProofs,
+  getMirrorCheckpoint,
+  getMirrorTile,
+  getMirrorConsistency,
+  getMirrorEvents,
+  postAddCheckpoint,
+  getCosigned,
   getHealth,
   getWellKnown,
   getAlerts,
@@ -65,6 +116,17 @@ export const routes: readonly Route[] = [
   getRails,
   getAnchorJob,
   postRelease,
+  postFederation,
+  getFederation,
+  postRetire,
+  postQuarantineRelease,
+  postThaw,
+  getStanding,
+  getEvidence,
+  postOpen,
+  getUnsealed,
+  getSuccession,
+  postSucceed,
 ]
 
 const app = new Hono<{ Bindings: Env }>()
@@ -106,12 +168,19 @@ const TILES = '/log/tile/'
 
 /** The HTTP face of the node. */
 export async function fetchHandler(
-  request: Request,
+  given: Request,
   env: Env,
   ctx: ExecutionContext,
 ): Promise<Response> {
+  let request = given
   const url = URL.parse(request.url)
   if (url !== null) {
+    const path = placed(url, Number(env.LOG_NUMBER ?? 1))
+    if (path === null) return toPrevious(request, url, env)
+    if (path !== url.pathname) {
+      url.pathname = path
+      request = new Request(url, request)
+    }
     const { pathname } = url
     const direct = exact.get(`${request.method} ${pathname}`)
     if (direct !== undefined) return serve(direct, request, { params: {}, env, ctx, url })
@@ -125,6 +194,16 @@ export async function fetchHandler(
     }
   }
   return app.fetch(request, env, ctx)
+}
+
+/** A path of a log before this one; what was sealed again here gets a link. */
+async function toPrevious(request: Request, url: URL, env: Env): Promise<Response> {
+  try {
+    return await linkSuccessor(await askPrevious(request, env), url, env)
+  } catch (error) {
+    const refusal = refuse(error, requestIdOf(request))
+    return url.pathname.startsWith('/admin/') ? refusal : openToAll(refusal)
+  }
 }
 
 interface Context {

@@ -12,6 +12,7 @@ import type { PoolStatus } from '#store/pool-api.ts'
 import { statusOf } from '#store/receipts.ts'
 import { cursorOf, hitTime, parseCursor, searchEvents } from '#store/search.ts'
 import { hashName, poolError } from './admission.ts'
+import { fromPrevious } from './logs.ts'
 import { noneMatchFails } from './negotiation.ts'
 import { decimal, json, route, type Call } from './route.ts'
 
@@ -49,8 +50,11 @@ export const getEvent = route({
     const { indexed, waiting } = await locate(call, params.eventHash, (pool) =>
       pool.bytes(params.eventHash),
     )
-    if (indexed === null && waiting === null)
+    if (indexed === null && waiting === null) {
+      const earlier = await fromPrevious(call)
+      if (earlier !== null) return earlier
       throw new VaultMeshError('not-found', 'This node holds no event with this hash.')
+    }
     // R2 is not read for one who has the bytes.
     if (known) return new Response(null, { status: 304, headers })
     const bytes = indexed === null ? waiting : await eventBytes(env.BUCKET, indexed)
@@ -120,8 +124,11 @@ export const getEventStatus = route({
         links: { ...links, batch: `/batches/${indexed.height}` },
       })
     }
-    if (waiting === null)
+    if (waiting === null) {
+      const earlier = await fromPrevious(call)
+      if (earlier !== null) return earlier
       throw new VaultMeshError('not-found', 'This node knows no event with this hash.')
+    }
     return json(
       waitingStatus(name, waiting, links),
       200,

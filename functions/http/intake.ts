@@ -12,7 +12,8 @@ import { MAX_EVENT_BYTES, openEnvelope, verifyEnvelope, type OpenEnvelope } from
 import { VaultMeshError } from '#core/errors.ts'
 import { receiptSchema } from '#core/receipt.ts'
 import { isoTime } from '#core/time.ts'
-import { admit, hashName, identityOf, poolError, shardOf } from './admission.ts'
+import { identityOf, shardOf } from '#store/event-identity.ts'
+import { admit, hashName, poolError } from './admission.ts'
 import { answer } from './answer.ts'
 import { mediaType, readBody, trimEnd } from './body.ts'
 import { postBulk } from './bulk.ts'
@@ -26,6 +27,7 @@ import {
 } from './intake-rules.ts'
 import { readPrefer } from './prefer.ts'
 import { json, route, type Call } from './route.ts'
+import { checkOpened } from './succession.ts'
 import { MAX_UNSIGNED_BYTES, postUnsigned } from './unsigned.ts'
 import { postedTarget, watched, watchEvent } from './webhooks.ts'
 
@@ -117,6 +119,7 @@ export const postEvents = route({
 
 async function post(call: Call): Promise<Response> {
   const { request, node } = call
+  await checkOpened(call)
   // Refused before anything is stored.
   postedTarget(call)
   const type = mediaType(request)

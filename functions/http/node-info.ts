@@ -7,6 +7,7 @@ import { isoTime } from '#core/time.ts'
 import { webhookKey } from '#core/webhook.ts'
 import { openAlerts } from '#store/alerts.ts'
 import { VERSION } from '#store/node.ts'
+import { lawOf } from './federation.ts'
 import { currentHead } from './log.ts'
 import { json, route } from './route.ts'
 
@@ -46,7 +47,7 @@ export const getHealth = route({
     const base = {
       ok: true,
       node_id: node.config.nodeId,
-      node_did: node.identity.did,
+      node_did: node.nodeDid,
       network: node.config.network,
       version: VERSION,
     }
@@ -79,37 +80,60 @@ export const getWellKnown = route({
         'application/json': z
           .object({
             node_id: z.string(),
-            node_did: z.string().describe('signs promises and manifests'),
+            node_did: z
+              .string()
+              .describe(
+                'its stable name; what it signs names this key or one that `rotation` adds',
+              ),
             origin: z.string().describe('the log’s name: first line of its checkpoints'),
             vkey: z.string().describe('the log’s key as C2SP signed-note writes it'),
             witness: z.object({ name: z.string(), vkey: z.string() }),
+            previous: z
+              .array(
+                z.object({
+                  origin: z.string(),
+                  vkey: z.string(),
+                  evidence: z.string().describe('sha256:<hex>: first leaf of the log after it'),
+                }),
+              )
+              .describe(
+                'this node’s logs that forked and were ended, oldest first; under /log/<n>/',
+              ),
             version: z.string(),
             network: z.enum(['dev', 'production']),
             rails: z.array(z.string()).describe('chains an event must be anchored on to be final'),
-            lawHash: z.string().nullable(),
-            rotation: z.array(z.string()),
+            lawHash: z
+              .string()
+              .nullable()
+              .describe('of the law that settles forks; null outside of a federation'),
+            rotation: z
+              .array(z.string())
+              .describe('JWS vm-rotation+jws: the chain from node_did to the key of now'),
             webhook_key: z
               .string()
-              .describe('signs webhooks: whpk_<base64 Ed25519>, the key of node_did'),
+              .describe(
+                'signs webhooks: whpk_<base64 Ed25519>, the identity key of now; rotation changes it',
+              ),
             tsa_roots: z.array(z.string()).describe('PEM roots that timestamps lead to'),
           })
           .meta({ id: 'WellKnown' }),
       },
     },
   },
-  async handle({ node }) {
+  async handle({ env, node }) {
     const { config } = node
     return json({
       node_id: config.nodeId,
-      node_did: node.identity.did,
+      node_did: node.nodeDid,
       origin: config.origin,
       vkey: node.vkey,
-      witness: node.witness,
+      witness: { name: node.witness.name, vkey: node.witness.vkey },
+      previous: config.previousLogs,
       version: VERSION,
       network: config.network,
       rails: config.rails,
-      lawHash: null,
-      rotation: [],
+      lawHash: await lawOf(env),
+      rotation: node.statements,
       webhook_key: webhookKey(node.identity.publicKey),
       tsa_roots: config.tsaRoots,
     })

@@ -45,6 +45,20 @@ const tags = [
     description:
       'Be told instead of asking: Standard Webhooks, signed by the node’s Ed25519 key (`webhook_key`).',
   },
+  {
+    name: 'federation',
+    description:
+      'Nodes of different operators that mirror and cosign each other’s logs and settle every conflict by one law.',
+  },
+  {
+    name: 'remembrancer',
+    description: 'What a node remembers of its own log and of its peers’: signed roots and proofs.',
+  },
+  {
+    name: 'mirror',
+    description:
+      'Logs of peers as this node has recomputed them from their events: C2SP tlog-tiles.',
+  },
   { name: 'node', description: 'Who the node is and how it does.' },
   { name: 'docs', description: 'This document, for machines and for people.' },
 ] as const
@@ -173,6 +187,10 @@ signature=$(openssl pkeyutl -sign -rawin -inkey key.pem -in request | b64u)
 curl -s --data-binary "$header.$claims.$signature" -H 'content-type: application/jose' \\
   ${LOCAL}/webhooks | tee webhook.json`
 
+/** How this node's own log is named below /mirror and /witness. */
+const OWN_LOG = `origin=$(curl -s ${LOCAL}/.well-known/vaultmesh.json | grep -o '"origin":"[^"]*"' | head -n 1 | cut -d '"' -f 4)
+log=$(printf '%s' "$origin" | sha256sum | cut -c 1-64)`
+
 /** By `METHOD path` as the route table writes it. */
 export const notes: Readonly<Record<string, Note>> = {
   'POST /events': {
@@ -229,7 +247,8 @@ curl -s -H 'accept: text/plain' "${LOCAL}/receipts/$hash"`,
       'Hash each line (without its newline) with SHA-256, and the RFC 6962 root over those hashes is `batchRoot` of the manifest.',
   },
   'GET /log/checkpoint': {
-    description: 'At most a second old. Its key is `vkey` in /.well-known/vaultmesh.json.',
+    description:
+      'At most a second old. Its key is `vkey` in /.well-known/vaultmesh.json.\n\nA node whose log has forked has more than one: log `n` is under `/log/<n>/` (checkpoint, tile, proof), and so are its `receipts`, `events` and `batches`. Without a number the paths below /log are those of the first log, all others of the newest. What a later log sealed again has `Link: <…>; rel="successor-version"` there.',
   },
   'GET /log/tile/{path*}': {
     description:
@@ -258,6 +277,66 @@ curl -s "${LOCAL}/log/$path" | od -An -tx1 | head -n 2`,
   'GET /anchors/receipts': {
     description:
       'The plan’s eight fields and the whole offline proof of each. A receipt is never changed; where the chain contradicted one later, the record of that stands beside it.',
+  },
+  'POST /federation/gossip': {
+    description:
+      'For peers on `peers_allowlist` alone: docs/formats.md has the claims. A stranger is refused before anything is looked up.',
+    curl: `printf 'e30.e30.e30' | curl -s --data-binary @- -H 'content-type: application/jose' ${LOCAL}/federation/gossip || echo 'refused: no envelope'`,
+  },
+  'GET /federation/feed': {
+    description:
+      'What peers read from each other: signed batches once they are verified, rivals included, and anchor receipts. Each verifies by itself.',
+  },
+  'GET /federation/evidence': {
+    description:
+      'A fork, or a root that its own batch contradicts. The file holds all that its check needs but the knowledge whose key it names.',
+    curl: `curl -s '${LOCAL}/federation/evidence?origin=vm-node-02.example/log&height=1' || echo 'nothing speaks against that log'`,
+  },
+  'GET /federation/mesh': {
+    description:
+      'RFC 6962 root over the lines origin, height, treeSize and root of each log. Without a query: of every log the height that all live peers have reached; `query` is the same question for another node.',
+  },
+  'GET /remembrancer/proofs/{chain}': {
+    description:
+      'Each receipt with its whole proof; `next` is the value of `after` for the next page.',
+    curl: `curl -s ${LOCAL}/remembrancer/proofs/TSA`,
+  },
+  'GET /mirror/{log}/checkpoint': {
+    description: 'Of this node’s own log as well: it is served on both paths.',
+    curl: `${OWN_LOG}
+curl -s "${LOCAL}/mirror/$log/checkpoint"`,
+  },
+  'GET /mirror/{log}/tile/{path*}': {
+    description:
+      'The tiles follow the canonical history of the log: a partial one may change while a fork is settled.',
+    curl: `${OWN_LOG}
+size=$(curl -s "${LOCAL}/mirror/$log/checkpoint" | sed -n 2p)
+test "$size" -ge 256 && path=tile/0/000 || path=tile/0/000.p/$size
+curl -s "${LOCAL}/mirror/$log/$path" | od -An -tx1 | head -n 2`,
+  },
+  'GET /mirror/{log}/proof/consistency': {
+    description: 'That the mirrored tree of size `from` is a prefix of the tree of size `to`.',
+    curl: `${OWN_LOG}
+curl -s "${LOCAL}/mirror/$log/proof/consistency?from=1&to=1"`,
+  },
+  'GET /mirror/{log}/batches/{height}/{batchRoot}/events/{part}': {
+    description:
+      'SHA-256 of each line is a log entry; the RFC 6962 root over the entries of all parts is `batchRoot`. Where events are closed, peers read with `Authorization: Gossip <envelope>`.',
+    curl: `${OWN_LOG}
+root=$(curl -s ${LOCAL}/remembrancer/roots/1 | grep -o 'sha256:[0-9a-f]*' | head -n 1 | cut -c 8-)
+curl -s "${LOCAL}/mirror/$log/batches/1/$root/events/0"`,
+  },
+  'POST /witness/add-checkpoint': {
+    description:
+      'C2SP tlog-witness v1.0.0: `old <size>`, the consistency proof, an empty line, the checkpoint. For logs of the federation and those the operator lists.',
+    curl: `printf 'old 0\n\n' > request
+curl -s ${LOCAL}/log/checkpoint >> request
+curl -s --data-binary @request -H 'content-type: text/plain' ${LOCAL}/witness/add-checkpoint || echo 'refused: a node does not witness its own log'`,
+  },
+  'GET /witness/{log}/checkpoint': {
+    description: 'The newest checkpoint of a log that this node cosigned, with its cosignature.',
+    curl: `${OWN_LOG}
+curl -s "${LOCAL}/witness/$log/checkpoint" || echo 'never cosigned here'`,
   },
   'POST /webhooks': {
     description: `The body is a compact JWS signed by the DID’s key, with \`typ\` \`vm-webhook+jws\` and the claims of \`WebhookRequest\`: to register a \`url\` for \`events\` of the DID that are sealed from now on (the same \`url\` again changes its \`events\`), or to \`delete\` by id. ${WEBHOOK_TARGET} A DID has at most 8.

@@ -10,6 +10,8 @@ const RETRY_AFTER: Partial<Record<Code, number>> = {
   overloaded: 2,
   'storage-failed': 1,
   'not-sealed': 2,
+  // The next log is open within seconds where the node runs by itself.
+  'log-forked': 5,
 }
 
 /** The problem body of an error. `type` is a page on this node that explains the code. */

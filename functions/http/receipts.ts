@@ -16,6 +16,7 @@ import { proveInclusion } from '#store/log.ts'
 import { buildReceipt } from '#store/receipts.ts'
 import { hashName } from './admission.ts'
 import { hashParam } from './events.ts'
+import { fromPrevious } from './logs.ts'
 import { preferred } from './negotiation.ts'
 import { decimal, json, route } from './route.ts'
 
@@ -61,6 +62,8 @@ export const getReceipt = route({
     const name = hashName(params.eventHash)
     const at = await findEvent(env.DB, params.eventHash)
     if (at === null) {
+      const earlier = await fromPrevious(call)
+      if (earlier !== null) return earlier
       throw new VaultMeshError('not-sealed', 'No sealed event has this hash.', {
         extra: { statusLink: `/events/${name}/status` },
       })

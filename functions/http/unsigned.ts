@@ -2,17 +2,21 @@
  * Unsigned bodies (HARBINGER_SIG_REQUIRED=0): the node signs for what nobody signed (design §3).
  *
  * The id is the body's hash and the claim is looked up before wrapping, so that the same body gets the
- * first answer. The node's own DID is the source; an allow-list that does not name it closes this way in.
+ * first answer. The source is the DID of the identity key of now, as an event is signed by its source; the
+ * claim is that of the first such key, so it outlives a rotation (store/event-identity.ts). The allow-list and
+ * the limit know the node by its stable name: a list that does not name it closes this way in.
  */
 
 import { toBase64Url, toHex, utf8 } from '#core/bytes.ts'
+import { canonicalDid } from '#core/did.ts'
 import { EVENT_TYP, openEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { signJws } from '#core/node-keys.ts'
 import { promiseEvent } from '#core/promise.ts'
 import { sha256 } from '#core/sha256.ts'
 import { isoTime } from '#core/time.ts'
-import { admit, hashName, identityOf, poolError, shardOf } from './admission.ts'
+import { identityOf, shardOf } from '#store/event-identity.ts'
+import { admit, hashName, poolError } from './admission.ts'
 import { answer } from './answer.ts'
 import { limitAddress, limitSigner, linksOf, signers, terms } from './intake-rules.ts'
 import { readPrefer } from './prefer.ts'
@@ -36,14 +40,15 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   if (body.length === 0) throw new VaultMeshError('bad-body', 'The body is empty.')
   const { env, node } = call
   const { intakeAllow } = node.config
-  if (intakeAllow !== null && !intakeAllow.has(node.identity.did)) {
+  const name = canonicalDid(node.nodeDid)
+  if (intakeAllow !== null && !intakeAllow.has(name)) {
     throw new VaultMeshError(
       'not-allowed',
       'This node takes unsigned bodies from nobody: its own DID is not allowed.',
     )
   }
   limitAddress(call, 1)
-  limitSigner(call, node.identity.did, 'did')
+  limitSigner(call, name, 'did')
   const id = toHex(sha256(body))
   const { did } = node.identity
   const identity = identityOf(node, did, id)
@@ -56,7 +61,7 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   }
   const { waitS } = readPrefer(call.request)
   if (first !== null) {
-    await watchEvent(call, { eventHash: first.eventHash, did })
+    await watchEvent(call, { eventHash: first.eventHash, did: name })
     const links = linksOf(first.eventHash)
     const promise = await promiseEvent(
       node.identity,
@@ -87,5 +92,5 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   const settled = admission.then((a) =>
     a.state === 'conflict' ? ({ ...a, state: 'duplicate' } as const) : a,
   )
-  return answer(call, open, watched(call, { receivedAt, admission: settled }, did), waitS)
+  return answer(call, open, watched(call, { receivedAt, admission: settled }, name), waitS)
 }

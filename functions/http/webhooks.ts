@@ -158,7 +158,7 @@ export const postWebhook = route({
   },
   async handle(call) {
     const { env, node, request } = call
-    const { config, identity } = node
+    const { config } = node
     if (mediaType(request) !== 'application/jose') {
       throw new VaultMeshError(
         'unsupported-media-type',
@@ -170,7 +170,7 @@ export const postWebhook = route({
     const nowAt = Date.now()
     const { signer, claims } = await openWebhookRequest(bytes, signers, {
       nowAt,
-      audiences: [config.origin, identity.did],
+      audiences: [config.origin, node.nodeDid],
     })
     const did = signer.canonical
     if (config.intakeAllow !== null && !config.intakeAllow.has(did))

@@ -33,6 +33,16 @@ export function raiseAlert(db: D1Database, alert: Alert, nowAt: number): D1Prepa
     .bind(alert.kind, alert.key, alert.severity, alert.detail, alert.link, nowAt)
 }
 
+/** Opens an alert, or has the open one say what is so now. */
+export async function amendAlert(db: D1Database, alert: Alert, nowAt: number): Promise<void> {
+  await db.batch([
+    raiseAlert(db, alert, nowAt),
+    db
+      .prepare('UPDATE alerts SET detail = ? WHERE kind = ? AND key = ? AND cleared_at IS NULL')
+      .bind(alert.detail, alert.kind, alert.key),
+  ])
+}
+
 /** Clears the open alert of a kind and key, if there is one; a statement to run or to batch. */
 export function clearAlert(
   db: D1Database,

@@ -107,7 +107,7 @@ async function checkReceipt(
     const receipt = JSON.parse(row.json) as Readonly<Record<string, unknown>>
     const verdict = await verifyAnchorReceipt(receipt, {
       tsaRoots: node.config.tsaRoots,
-      nodeDids: [node.identity.did],
+      nodeDids: node.history.keys.map(({ did }) => did),
     })
     if (verdict.outcome !== 'verified') {
       const check = verdict.outcome === 'refuted' ? ` at ${verdict.check}` : ''

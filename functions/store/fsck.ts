@@ -21,6 +21,7 @@ import { EVENT_TYP, readEvent } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hashKey } from '#core/hash-key.ts'
 import { emptyRoot, leafHashes, restoreEdge, rootOf, rootOfEdge } from '#core/merkle.ts'
+import { wasEverKey } from '#core/rotation.ts'
 import { sha256 } from '#core/sha256.ts'
 import { Signers } from '#core/signer.ts'
 import { parseStrictJson } from '#core/strict-json.ts'
@@ -244,10 +245,12 @@ async function checkManifest(
   roots: { readonly previousRoot: string | null; readonly batchRoot: string | null },
 ): Promise<void> {
   const name = `Batch ${record.height}: the`
-  await notes.attempt(`${name} signature of its manifest`, async () => {
+  const sealer = await notes.attempt(`${name} signature of its manifest`, async () => {
     const did = await signerOf(utf8(record.manifest), manifestSigners)
-    if (did !== node.identity.did)
+    // Whenever it was valid: what is sealed at the end of one key's time may be signed by the next.
+    if (!wasEverKey(node.history, did))
       throw new VaultMeshError('bad-signature', `it is that of ${did}, not of this node.`)
+    return did
   })
   await notes.attempt(`${name} claims of its manifest`, () => {
     const claims = parseStrictJson(fromUtf8(fromBase64Url(record.manifest.split('.')[1] ?? '')))
@@ -263,7 +266,7 @@ async function checkManifest(
       root: `sha256:${record.root}`,
       ...roots,
       sealedAt: isoTime(record.sealedAt),
-      sealer: node.identity.did,
+      sealer,
     }
     const unknown = Object.keys(claims).filter((claim) => !Object.hasOwn(expected, claim))
     // What could not be derived again was said already.

@@ -8,6 +8,7 @@ import { fromBase64Url } from '#core/bytes.ts'
 import { parseConfig, type Config } from '#core/config.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { deriveClaimsKey, deriveIdentity, deriveKey, type IdentityKey } from '#core/node-keys.ts'
+import { currentKey, verifyStatements, type KeyHistory } from '#core/rotation.ts'
 import { hmacKey, type HmacKey } from '#core/sha256.ts'
 import {
   TYPE_COSIGNATURE,
@@ -23,12 +24,18 @@ export const VERSION = '0.1.0'
 /** A node's settings, names and keys. */
 export interface NodeContext {
   readonly config: Config
+  /** The node's stable name: the DID of its first identity key, or the did:pkh that delegated to it. */
+  readonly nodeDid: string
+  /** The identity key of now: the newest one that its statements make valid. */
   readonly identity: IdentityKey
+  /** Every identity key there was, and the statements that chain them. */
+  readonly history: KeyHistory
+  readonly statements: readonly string[]
   /** Signs checkpoints under the origin. */
   readonly log: NoteSigner
   /** The log's verifier key as C2SP signed-note writes it. */
   readonly vkey: string
-  readonly witness: { readonly name: string; readonly vkey: string }
+  readonly witness: { readonly name: string; readonly vkey: string; readonly signer: NoteSigner }
   /** Hides identities in claims. */
   readonly claims: HmacKey
 }
@@ -48,27 +55,61 @@ export function nodeOf(env: Env): Promise<NodeContext> {
 async function build(env: Env): Promise<NodeContext> {
   const config = parseConfig(env as unknown as Record<string, unknown>)
   const secret = readSecret(env.NODE_SECRET)
-  const identity = await deriveIdentity(secret, 1)
-  if (config.nodeDid !== '' && config.nodeDid !== identity.did) {
-    throw new VaultMeshError('bad-config', 'NODE_DID: is not the DID of NODE_SECRET.', {
-      extra: { key: 'NODE_DID' },
-    })
-  }
-  const logKey = await deriveKey(secret, 'log', 1)
-  const witnessKey = await deriveKey(secret, 'witness', 1)
+  const { nodeDid, identity, history } = await identify(config, secret)
+  const logKey = await deriveKey(secret, 'log', config.logNumber)
+  const witnessKey = await deriveKey(secret, 'witness', config.logNumber)
   const log = verifierKey(config.origin, logKey.publicKey, TYPE_ED25519)
   const witnessName = `${config.origin}/witness`
+  const cosigner = verifierKey(witnessName, witnessKey.publicKey, TYPE_COSIGNATURE)
   return {
     config,
+    nodeDid,
     identity,
+    history,
+    statements: history.statements,
     log: { key: log, sign: (message) => logKey.sign(message) },
     vkey: formatVkey(log),
     witness: {
       name: witnessName,
-      vkey: formatVkey(verifierKey(witnessName, witnessKey.publicKey, TYPE_COSIGNATURE)),
+      vkey: formatVkey(cosigner),
+      signer: { key: cosigner, sign: (message) => witnessKey.sign(message) },
     },
     claims: hmacKey(await deriveClaimsKey(secret)),
   }
+}
+
+/**
+ * Who this node is: its stable name and the identity key of now. Without ROTATION that is identity/1. Throws
+ * `bad-config` if the statements do not chain, end in a key of another secret, or leave none that is valid.
+ */
+async function identify(
+  config: Config,
+  secret: Uint8Array,
+): Promise<Pick<NodeContext, 'nodeDid' | 'identity' | 'history'>> {
+  const first = await deriveIdentity(secret, 1)
+  const nodeDid = config.nodeDid === '' ? first.did : config.nodeDid
+  if (nodeDid !== first.did && !nodeDid.startsWith('did:pkh:')) {
+    throw refused('NODE_DID', 'is not the DID of NODE_SECRET')
+  }
+  let history: KeyHistory
+  try {
+    history = await verifyStatements(nodeDid, config.rotation)
+  } catch (error) {
+    throw refused('ROTATION', error instanceof Error ? error.message : 'does not verify', error)
+  }
+  const newest = currentKey(history, Date.now())
+  if (newest === null) throw refused('ROTATION', `leaves ${nodeDid} no key that is valid now`)
+  const identity = await deriveIdentity(secret, newest.epoch)
+  if (identity.did !== newest.did) {
+    throw refused('ROTATION', `names another key for epoch ${newest.epoch} than NODE_SECRET has`)
+  }
+  return { nodeDid, identity, history }
+}
+
+function refused(key: string, why: string, cause?: unknown): VaultMeshError {
+  // A reason that is another error's message ends in a full stop already.
+  const detail = `${key}: ${why.replace(/\.$/, '')}.`
+  return new VaultMeshError('bad-config', detail, { cause, extra: { key } })
 }
 
 function readSecret(text: string | undefined): Uint8Array {

@@ -39,3 +39,15 @@ export interface SealMessage {
   /** The batch that is due: it names the work, the Sequencer looks for itself. */
   readonly height?: number
 }
+
+/** How a log stands that may have been ended. */
+export interface Standing {
+  /** Why it seals nothing any more; null while it grows. */
+  readonly halted: string | null
+  readonly height: number
+  readonly size: number
+  /** By shard, up to where its events are sealed. */
+  readonly cursors: readonly number[]
+  /** True once nothing that was begun is unfinished, and no pool takes events any more. */
+  readonly settled: boolean
+}

@@ -19,21 +19,24 @@ const REMEDY =
 export const fsck: Command = {
   name: 'fsck',
   summary: 'Re-derive a node’s state from its bytes and compare',
-  usage: '[--home DIR] [--from HEIGHT]',
+  usage: '[--home DIR] [--from HEIGHT] [--log N]',
   help: `  --from HEIGHT   begin with this batch (default 1)
+  --log N         check this log of a node whose log has forked (default the newest)
 ${OPERATOR_HELP}
   exit 0 only if nothing was found`,
-  options: { ...operatorOptions, from: { type: 'string' } },
+  options: { ...operatorOptions, from: { type: 'string' }, log: { type: 'string' } },
   async run(args, values, terminal) {
     arity(args, 0, 0)
-    const state = await operate<Findings>(values, 'GET', '/admin/fsck')
+    const log = integer(values, 'log')
+    const query = log === undefined ? '' : `log=${log}`
+    const state = await operate<Findings>(values, 'GET', `/admin/fsck?${query}`)
     const findings = [...state.findings]
     const sealed = Number(state.facts['height'] ?? 0)
     // A batch that is not indexed yet lacks what a check would look for.
     const height = Math.min(sealed, Number(state.facts['indexedHeight'] ?? sealed))
     const from = Math.max(1, integer(values, 'from') ?? 1)
     for (let at = from; at <= height; at++) {
-      const batch = await operate<Findings>(values, 'GET', `/admin/fsck?height=${at}`)
+      const batch = await operate<Findings>(values, 'GET', `/admin/fsck?height=${at}&${query}`)
       findings.push(...batch.findings)
       terminal.progress(`checked batch ${at} of ${height}, ${findings.length} findings`)
     }

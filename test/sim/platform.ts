@@ -12,7 +12,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { readFileSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import worker, { Pool, Sequencer, Wallet } from '../../functions/worker.ts'
+import worker, { Federation, Pool, Sequencer, Wallet } from '../../functions/worker.ts'
 import { D1Sim, SqlStorageSim } from './sqlite.ts'
 
 /** How a step goes wrong. */
@@ -49,7 +49,12 @@ const DEAD: Record<string, string> = {
   'anchor-btc': 'anchor-dlq',
   'anchor-evm': 'anchor-dlq',
 }
-const CLASSES = { POOL: Pool, SEQUENCER: Sequencer, WALLET: Wallet } as const
+const CLASSES = {
+  POOL: Pool,
+  SEQUENCER: Sequencer,
+  WALLET: Wallet,
+  FEDERATION: Federation,
+} as const
 /** Which life of the process runs this code: the network is global, and a killed process must not reach it. */
 const life = new AsyncLocalStorage<number>()
 
@@ -120,7 +125,7 @@ export class Platform {
           ),
       }
     }
-    for (const binding of ['POOL', 'SEQUENCER', 'WALLET'] as const) {
+    for (const binding of ['POOL', 'SEQUENCER', 'WALLET', 'FEDERATION'] as const) {
       env[binding] = { getByName: (name: string) => this.#stub(step, binding, name) }
     }
     return env as unknown as Env
