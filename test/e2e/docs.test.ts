@@ -33,12 +33,19 @@ beforeAll(async () => {
     cron: false,
     vars: {
       NODE_SECRET: randomBytes(32).toString('base64url'),
+      ADMIN_TOKEN: 'docs',
       RAILS: 'TSA',
       TSA_URLS: tsa.url,
       TSA_ROOTS: tsa.rootPem,
       ANCHOR_TSA_INTERVAL_MS: '100',
     },
   })
+  const joined = await fetch(`${host.url}/admin/federation`, {
+    method: 'POST',
+    headers: { authorization: 'Bearer docs' },
+    body: 'peers_allowlist: []\n',
+  })
+  expect(joined.status).toBe(200)
   const { publicKey, privateKey } = generateKeyPairSync('ed25519')
   const source = didKey('ed25519', Buffer.from(publicKey.export({ format: 'jwk' }).x!, 'base64url'))
   const event = {
