@@ -16,6 +16,7 @@ import { bundleWorker } from '../build.ts'
 import { startHost, type Host } from '../host.ts'
 import { load, quantile, request, type LoadResult } from './client.ts'
 import { makeEvents } from './events.ts'
+import { federation } from './federation.ts'
 import { proofs } from './proofs.ts'
 
 const args = process.argv.slice(2)
@@ -419,6 +420,10 @@ try {
   if (wants('seals')) await seals()
   if (wants('sustained')) await sustained()
   if (wants('growth')) await growth()
+  if (wants('federation')) {
+    title('Federation: what a round costs, and how soon all stand on a seal')
+    await federation({ start, token: TOKEN, say, quick })
+  }
   if (wants('proofs')) {
     title('Verification by kind of proof: Node / workerd, and size')
     const folder = mkdtempSync(join(tmpdir(), 'vaultmesh-bench-'))
