@@ -6,7 +6,7 @@
 import worker from '../../functions/worker.ts'
 import { Date, setClock } from './clock.ts'
 
-export { Pool, Sequencer, Wallet } from '../../functions/worker.ts'
+export { Federation, Pool, Sequencer, Wallet } from '../../functions/worker.ts'
 
 export default {
   queue: worker.queue,
