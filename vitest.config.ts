@@ -6,6 +6,8 @@ const migrations = await readD1Migrations(path.join(import.meta.dirname, 'migrat
 
 export default defineConfig({
   test: {
+    // Of two cores vitest would use one.
+    maxWorkers: 2,
     coverage: {
       provider: 'v8',
       include: ['functions/core/**'],
