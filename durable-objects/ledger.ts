@@ -517,6 +517,10 @@ export class Ledger {
       origin,
       root,
     )
+    // A gap of rows that lead nowhere could fill a page, and end the feed for its readers.
+    for (const row of late) {
+      this.#sql.exec("DELETE FROM feed WHERE type = 'proof' AND ref = ?", row['id']!)
+    }
     return !late.some((row) => Number(row['id']) === id)
   }
 

@@ -16,7 +16,13 @@ import { readEnvelope } from '#core/gossip.ts'
 import { wasEverKey } from '#core/rotation.ts'
 import { sha256 } from '#core/sha256.ts'
 import { clearAlert, openAlert } from '#store/alerts.ts'
-import { hostOf, readSignedBatch, Remembrancer, type FeedItem } from '../functions/remembrancer.ts'
+import {
+  hostOf,
+  readSignedBatch,
+  Remembrancer,
+  type FeedItem,
+  type SignedBatch,
+} from '../functions/remembrancer.ts'
 import type { Cosigners } from './cosigners.ts'
 import type { Envelopes } from './envelopes.ts'
 import { warn, type Context, type FederationState } from './federation-state.ts'
@@ -225,8 +231,11 @@ export class Visits {
       const isOverlap = i === 0 && at === cursor && cursor > 0
       const page = await client.feed(isOverlap ? at - 1 : at)
       if (page.feedId !== peer.feedId) break
-      const items = isOverlap ? page.items.slice(1) : page.items
-      if (isOverlap && (page.items[0]?.seq !== cursor || digestOf(page.items[0]) !== last)) {
+      // A time-stamp that gave way to an earlier one is gone from there; nothing is read again for that.
+      const [first] = page.items
+      const again = isOverlap && first?.seq === cursor ? first : null
+      const items = again === null ? page.items : page.items.slice(1)
+      if (again !== null && digestOf(again) !== last) {
         peers.read(peer.did, 0, null)
         break
       }
@@ -264,10 +273,10 @@ export class Visits {
         const batch = await readSignedBatch(keys, item.manifest, item.checkpoint)
         // What can be recomputed at once takes no room from anybody.
         if (this.#isFull(item.origin) && !this.#state.ledger.canBegin(batch.manifest)) return false
-        if (this.#state.ledger.learnBatch(batch, peer.did, nowAt)) {
+        // First, so that a crash leaves the batch unknown and not the fork untold.
+        await this.#tellRival(batch)
+        if (this.#state.ledger.learnBatch(batch, peer.did, nowAt))
           this.#state.touched.add(item.origin)
-          await this.#twoSigned(item.origin, batch.manifest.height)
-        }
       } else {
         await this.takeProof(context, item.origin, item.receipt)
       }
@@ -281,11 +290,11 @@ export class Visits {
   }
 
   /** Two roots of one height are a fork by their signatures alone, also if the events of one are never shown. */
-  async #twoSigned(origin: string, height: number): Promise<void> {
+  async #tellRival({ manifest: { origin, height, root } }: SignedBatch): Promise<void> {
     const { ledger, env } = this.#state
-    const roots = new Set(ledger.batchesAt(origin, height).map(({ root }) => root))
-    if (roots.size < 2) return
-    const detail = `${origin} signed ${roots.size} roots at height ${height}. The evidence is kept.`
+    const roots = new Set(ledger.batchesAt(origin, height).map((known) => known.root))
+    if (roots.size === 0 || roots.has(root)) return
+    const detail = `${origin} signed ${roots.size + 1} roots at height ${height}. The evidence is kept.`
     const query = new URLSearchParams({ origin, height: String(height) }).toString()
     await openAlert(
       env.DB,

@@ -537,6 +537,9 @@ describe('what does not count', () => {
       NOW + 50,
       ...Array.from({ length: 63 }, (_, i) => NOW + 100 + i),
     ])
+    // The feed has no row of one that gave way, so that no page of it is empty before its end.
+    const rows = house.db.prepare("SELECT count(*) AS n FROM feed WHERE type = 'proof'").get()
+    expect(rows).toEqual({ n: 64 })
     // Another chain's have room of their own.
     expect(house.ledger.learnProof(ORIGIN, receiptOf(proofOf('a1', 'BTC')), NOW)).toBe(true)
   })
