@@ -154,7 +154,7 @@ const table = {
   unauthorized: {
     status: 401,
     title: 'Not authorised',
-    advice: 'Send the operator token as a Bearer token.',
+    advice: 'Send the token that the detail names as a Bearer token.',
   },
   forbidden: { status: 403, title: 'Forbidden', advice: 'This action needs a higher role.' },
   overloaded: {
@@ -242,6 +242,36 @@ const table = {
     status: 401,
     title: 'Envelope was seen before',
     advice: 'Give each envelope a new jti.',
+  },
+  'telemetry-unsigned': {
+    status: 401,
+    title: 'Telemetry is not signed',
+    advice: 'Send a compact JWS vm-telemetry+jws, signed EdDSA by an identity key of the node.',
+  },
+  'bad-telemetry': {
+    status: 400,
+    title: 'Telemetry refused',
+    advice: 'Send the claims and signals that docs/psi.md lists; the detail names the wrong one.',
+  },
+  'telemetry-future': {
+    status: 400,
+    title: 'Telemetry is from the future',
+    advice: 'Set the clock; ts is at most 60 s ahead of the node that reads it.',
+  },
+  'telemetry-stale': {
+    status: 400,
+    title: 'Telemetry is too old',
+    advice: 'Send telemetry within 10 minutes of its ts; an older one is of no use any more.',
+  },
+  'telemetry-replayed': {
+    status: 409,
+    title: 'Telemetry was seen before',
+    advice: 'Nothing to do after a retry: the first one counts. New telemetry has a higher seq.',
+  },
+  'telemetry-out-of-order': {
+    status: 409,
+    title: 'Telemetry is out of order',
+    advice: 'Send telemetry in order: seq and ts both grow.',
   },
   'bad-rotation': {
     status: 422,
