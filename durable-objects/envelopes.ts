@@ -21,6 +21,8 @@ import { isPublicHost } from '#core/public-host.ts'
 import { isValidKey, MAX_STATEMENT_BYTES, MAX_STATEMENTS, type KeyHistory } from '#core/rotation.ts'
 import { clearAlert, openAlert } from '#store/alerts.ts'
 import { isLaterLog } from '#core/succession.ts'
+import { MAX_TELEMETRY_BYTES } from '#core/telemetry.ts'
+import { count } from '#store/metrics.ts'
 import type { NodeContext } from '#store/node.ts'
 import { warn, type Context, type FederationState } from './federation-state.ts'
 import type { Peer } from './peers.ts'
@@ -56,12 +58,19 @@ const bodySchema = z.object({
     )
     .max(64)
     .default([]),
+  /** The sender's newest telemetry. Whatever is wrong with it is no reason not to hear the rest. */
+  telemetry: z.unknown().optional(),
 })
 
 export class Envelopes {
   readonly #state: FederationState
   /** By peer our law and its own, as the alerts stand. */
   readonly #laws = new Map<string, string>()
+  /** By peer the telemetry of ours that the newest envelope took along, and the one that is known to have arrived. */
+  readonly #sent = new Map<string, string>()
+  readonly #told = new Map<string, string>()
+  /** By peer its telemetry that went to the Guardian last, and when. */
+  readonly #healths = new Map<string, { readonly jws: string; readonly at: number }>()
 
   constructor(state: FederationState) {
     this.#state = state
@@ -123,7 +132,47 @@ export class Envelopes {
     )
     await this.#lawAlert(context, peer, verified.claims.lawHash, nowAt)
     for (const { did, statements: told } of body.data.keys) await this.#hearKeys(did, told, nowAt)
+    this.#hearHealth(context, peer.did, body.data.telemetry)
     return this.#state.peers.get(peer.did)!
+  }
+
+  /**
+   * Hands a peer's telemetry to the Guardian, which verifies it, beside the gossip: nothing here waits for it. The same
+   * comes with each envelope until we answered one; of news, at most two go on in an interval of ours.
+   */
+  #hearHealth({ node }: Context, did: string, said: unknown): void {
+    if (said === undefined || said === null) return
+    const last = this.#healths.get(did)
+    const nowAt = Date.now()
+    if (last !== undefined && last.jws === said) return
+    const ageMs = nowAt - (last?.at ?? 0)
+    if (ageMs >= 0 && ageMs < node.config.guardianIntervalMs / 2) return
+    const isSent = typeof said === 'string' && said.length <= MAX_TELEMETRY_BYTES
+    // What is no telemetry is remembered as none: it counts once in the time that one would.
+    this.#healths.set(did, { jws: isSent ? said : '', at: nowAt })
+    const { env, background } = this.#state
+    if (!isSent) {
+      count(env, background, 'vaultmesh_telemetry_rejected_total', { reason: 'bad-telemetry' })
+      return
+    }
+    env.GUARDIAN.getByName('node')
+      .hear(did, said)
+      .catch((error: unknown) => warn(`telemetry of ${did}`, error))
+  }
+
+  /** A peer has answered an envelope: what that took along is known there. */
+  delivered(did: string): void {
+    const sent = this.#sent.get(did)
+    if (sent !== undefined) this.#told.set(did, sent)
+  }
+
+  /** Our newest telemetry for a peer that may not have it. */
+  #healthFor(aud: string): { readonly telemetry?: string } {
+    const { health } = this.#state
+    const did = canonicalDid(aud)
+    if (health === null || this.#told.get(did) === health) return {}
+    this.#sent.set(did, health)
+    return { telemetry: health }
   }
 
   /** Statements that one peer hands on of another: they verify by themselves, or are none. */
@@ -263,6 +312,7 @@ export class Envelopes {
             root: tipRoot,
           })),
         keys: this.#knownKeys(aud),
+        ...this.#healthFor(aud),
       },
       ...(url === null ? {} : { url }),
       vkey: node.vkey,

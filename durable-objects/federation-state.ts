@@ -11,6 +11,7 @@ import { parseFederationConfig, type FederationConfig } from '#core/federation-c
 import { wasEverKey, type KeyHistory } from '#core/rotation.ts'
 import { parseVkey, TYPE_ED25519 } from '#core/signed-note.ts'
 import { isLaterLog } from '#core/succession.ts'
+import type { Background } from '#store/metrics.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { LogKeys } from '../functions/remembrancer.ts'
 import { Ledger, LEDGER_SCHEMA } from './ledger.ts'
@@ -33,21 +34,26 @@ export interface Context {
 
 export class FederationState {
   readonly env: Env
+  readonly background: Background
   readonly peers: Peers
   readonly ledger: Ledger
   readonly tiles: MirrorTiles
   readonly witness: WitnessStore
   /** Logs that learned something since they were judged. */
   readonly touched = new Set<string>()
+  /** This node's newest telemetry, for the next envelopes; null until its Guardian told it. */
+  health: string | null = null
   /** True while the configuration of this process is still to be applied: what is stored may name old peers. */
   isAwaited: boolean
   readonly #storage: DurableObjectStorage
   #context: Promise<Context | null> | null = null
 
-  constructor(env: Env, storage: DurableObjectStorage) {
+  constructor(env: Env, ctx: Pick<DurableObjectState, 'storage' | 'waitUntil'>) {
+    const { storage } = ctx
     const { sql } = storage
     sql.exec(SCHEMA)
     this.env = env
+    this.background = ctx
     this.isAwaited = env.FEDERATION_FILE === '1'
     this.#storage = storage
     this.peers = new Peers(sql)

@@ -11,6 +11,7 @@ import { noPeaks, packPeaks } from '#core/peaks.ts'
 import { isoTime } from '#core/time.ts'
 import type {
   ConflictsView,
+  FederationFigures,
   FeedAnswer,
   MeshView,
   PeersView,
@@ -104,6 +105,28 @@ export class FederationViews {
     if (peer.failures > 0) return 'failing'
     if (peer.answeredAt === null) return 'unseen'
     return peer.lawHash === context.lawHash ? 'ok' : 'law-mismatch'
+  }
+
+  async figures(): Promise<FederationFigures | null> {
+    const context = await this.#state.load()
+    if (context === null) return null
+    const peers = {
+      'no-address': 0,
+      unseen: 0,
+      ok: 0,
+      failing: 0,
+      'law-mismatch': 0,
+      'key-conflict': 0,
+    }
+    for (const peer of this.#state.peers.all()) peers[this.#stateOf(context, peer)]++
+    const { ledger } = this.#state
+    const logs = ledger.logs()
+    return {
+      peers,
+      conflicts: logs.filter(({ conflicts }) => conflicts.length > 0).length,
+      quarantined: logs.reduce((n, { origin }) => n + ledger.countQuarantined(origin), 0),
+      refusals: this.#state.peers.refusals(),
+    }
   }
 
   async tipsView(): Promise<readonly TipView[] | null> {

@@ -17,7 +17,7 @@
  * Invariants: nothing a peer says changes state before it verified; a tip is judged from storage alone; the
  * alarm's first statement sets the next one and its body never throws; the minute cron arms it again.
  *
- * RPCs: apply, configuration, inherit, retire, branchesOf, gossip, admission, count, feed, addCheckpoint, cosigned, wake, sweep, views, clearance.
+ * RPCs: apply, configuration, inherit, retire, branchesOf, gossip, tellHealth, admission, count, feed, addCheckpoint, cosigned, wake, sweep, views, clearance.
  */
 import { DurableObject } from 'cloudflare:workers'
 import { anchorReceiptSchema, type Chain } from '#core/anchor-receipt.ts'
@@ -33,6 +33,7 @@ import type {
   Branches,
   Clearance,
   ConflictsView,
+  FederationFigures,
   FeedAnswer,
   GossipAnswer,
   MeshView,
@@ -40,6 +41,7 @@ import type {
   RememberedBatch,
   TipView,
 } from '#store/federation-api.ts'
+import { refusalOf, type Refused } from '#store/federation-api.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import { readSignedBatch } from '../functions/remembrancer.ts'
 import { confirmReceipt } from '../queues/anchors/confirm.ts'
@@ -91,7 +93,7 @@ export class Federation extends DurableObject<Env> {
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
-    this.#state = new FederationState(env, ctx.storage)
+    this.#state = new FederationState(env, ctx)
     this.#envelopes = new Envelopes(this.#state)
     this.#cosigners = new Cosigners(this.#state)
     this.#visits = new Visits(this.#state, this.#envelopes, this.#cosigners, (context) =>
@@ -104,7 +106,7 @@ export class Federation extends DurableObject<Env> {
   // ── configuration and envelopes ──────────────────────────────────────────────────────────────
 
   /** Takes a configuration over (config/federation.yaml as text), from now on. Null leaves the federation. */
-  async apply(yaml: string | null): Promise<{ readonly peers: number } | RefusalOf> {
+  async apply(yaml: string | null): Promise<{ readonly peers: number } | Refused> {
     try {
       const node = await nodeOf(this.#state.env)
       const parsed = yaml === null ? null : parseFederationConfig(yaml)
@@ -177,6 +179,11 @@ export class Federation extends DurableObject<Env> {
       this.#state.peers.refused(answer.refusal.code)
       return answer
     }
+  }
+
+  /** This node's newest telemetry (JWS): it travels with the next envelopes. */
+  async tellHealth(jws: string): Promise<void> {
+    this.#state.health = jws
   }
 
   /** Who may speak: what refuses strangers before they reach this object. */
@@ -477,6 +484,10 @@ export class Federation extends DurableObject<Env> {
     return this.#views.peersView()
   }
 
+  figures(): Promise<FederationFigures | null> {
+    return this.#views.figures()
+  }
+
   tipsView(): Promise<readonly TipView[] | null> {
     return this.#views.tipsView()
   }
@@ -488,12 +499,12 @@ export class Federation extends DurableObject<Env> {
   /** The mesh root, or its refusal. */
   async meshView(
     wanted: readonly { readonly origin: string; readonly height: number }[] | null,
-  ): Promise<MeshView | RefusalOf | null> {
+  ): Promise<MeshView | Refused | null> {
     return this.#views.meshView(wanted).catch(refusalOf)
   }
 
   /** A file of evidence, or its refusal. */
-  async evidence(origin: string, height: number): Promise<Evidence | RefusalOf | null> {
+  async evidence(origin: string, height: number): Promise<Evidence | Refused | null> {
     return this.#views.evidence(origin, height).catch(refusalOf)
   }
 
@@ -568,12 +579,4 @@ export class Federation extends DurableObject<Env> {
     }
     return { ok: true, reason: '' }
   }
-}
-
-type RefusalOf = ReturnType<typeof refusalOf>
-
-/** A refusal as a value: errors cross an RPC without their codes. Throws whatever is none. */
-function refusalOf(error: unknown) {
-  if (!(error instanceof VaultMeshError)) throw error
-  return { refusal: { code: error.code, detail: error.message, extra: error.extra } }
 }

@@ -256,6 +256,15 @@ export class Ledger {
     )
   }
 
+  countQuarantined(origin: string): number {
+    return Number(
+      this.#one(
+        "SELECT count(*) AS n FROM batches WHERE origin = ? AND state = 'quarantined'",
+        origin,
+      )!['n'],
+    )
+  }
+
   /** Batches that are held back, newest first. */
   quarantined(): StoredBatch[] {
     return this.#all(

@@ -11,7 +11,7 @@
  * Invariant: forgotten ≤ the Sequencer's cursor for this shard ≤ nextSeq, and bytes exist exactly for
  * segments that end above `forgotten`. Sequence numbers are dense, so a cursor names a set of events.
  *
- * RPCs: admit, claimed, receive, receivedBytes, settle, reject (intake) · peek, read, forget (Sequencer) ·
+ * RPCs: admit, claimed, receive, receivedBytes, settle, reject (intake) · peek, countBefore, read, forget (Sequencer) ·
  * status, bytes (reads) · close, unchecked (Sequencer, successor) · sweep, audit.
  * Races: `admit` runs without an await, so the input gate lets nothing in between look-up and claim; the
  * output gate holds its answer until the commit is on disk. A segment is one row for a whole group
@@ -20,8 +20,9 @@
 
 import { DurableObject } from 'cloudflare:workers'
 import { equal, join, toHex } from '#core/bytes.ts'
-import { VaultMeshError } from '#core/errors.ts'
+import { VaultMeshError, type Code } from '#core/errors.ts'
 import { HASH_KEYS, hashKey } from '#core/hash-key.ts'
+import { count, observe } from '#store/metrics.ts'
 import {
   outcome,
   type AdmitGroup,
@@ -139,6 +140,7 @@ export class Pool extends DurableObject<Env> {
       return claimed
     })
     this.#settled(shard, result)
+    this.#count(group, result.outcomes)
     return answerOf(result)
   }
 
@@ -165,6 +167,24 @@ export class Pool extends DurableObject<Env> {
         return equal(held.subarray(64), digest.subarray(64)) ? seq : -1
       }
     })
+  }
+
+  /** Counts what was accepted or posted before. A conflict is a refusal, and counted where it is answered. */
+  #count({ lengths }: AdmitGroup, outcomes: Uint8Array): void {
+    let accepted = 0
+    let duplicates = 0
+    for (const [i, what] of outcomes.entries()) {
+      if (what === outcome.duplicate) duplicates++
+      if (what !== outcome.accepted) continue
+      accepted++
+      observe(this.env, this.ctx, 'vaultmesh_event_bytes', {}, lengths[i]!)
+    }
+    if (accepted > 0) this.#countEvents('accepted', accepted)
+    if (duplicates > 0) this.#countEvents('duplicate', duplicates)
+  }
+
+  #countEvents(what: 'accepted' | 'duplicate' | 'rejected', n: number): void {
+    count(this.env, this.ctx, 'vaultmesh_events_total', { outcome: what }, n)
   }
 
   /** Lets memory follow a transaction that is done and cannot be rolled back any more. */
@@ -293,6 +313,20 @@ export class Pool extends DurableObject<Env> {
     return { nextSeq: this.#nextSeq, oldestAt: cursor < this.#nextSeq ? (row?.at ?? null) : null }
   }
 
+  /** Events at or after `cursor` that became durable before `at` (epoch ms). */
+  countBefore(cursor: number, at: number): number {
+    const { n } = this.ctx.storage.sql
+      .exec<{ n: number }>(
+        `SELECT coalesce(sum(first_seq + count - max(first_seq, ?1)), 0) AS n FROM segment
+         WHERE first_seq >= coalesce((SELECT max(first_seq) FROM segment WHERE first_seq <= ?1), 0)
+           AND first_seq + count > ?1 AND received_at < ?2`,
+        cursor,
+        at,
+      )
+      .one()
+    return n
+  }
+
   /** The events from `from` up to `to`, as many as fit `maxBytes` (at least one). */
   read(from: number, to: number, maxBytes: number): PoolSlice {
     if (from < this.#forgotten || to > this.#nextSeq || from >= to) {
@@ -383,6 +417,8 @@ export class Pool extends DurableObject<Env> {
     })
     this.#settled(shard, claimed)
     this.#received.released(group.data.length)
+    if (claimed.outcomes[0] === outcome.conflict) this.#countRefusal('event-id-reused')
+    else this.#count(group, claimed.outcomes)
   }
 
   /** Ends a received event whose check failed. */
@@ -391,6 +427,12 @@ export class Pool extends DurableObject<Env> {
     if (bytes === null) return
     this.#received.settle(eventHash, { state: 'rejected', first: null, code, detail })
     this.#received.released(bytes.length)
+    this.#countRefusal(code as Code)
+  }
+
+  #countRefusal(code: Code): void {
+    this.#countEvents('rejected', 1)
+    count(this.env, this.ctx, 'vaultmesh_problems_total', { code })
   }
 
   /** How many events were received and wait for their check. */

@@ -9,6 +9,7 @@
  *   adopted    sequence numbers of the pools, at or after their cursors, that are sealed already in batches that were
  *              taken back: passed over by the next seals
  *   assignment one row or none: the batch being sealed, so that a retry gives the same bytes
+ *   seals      by minute, for a day: batches sealed and attempts that failed
  *
  * Invariants: indexed_height ≤ height ≤ indexed_height + 1; the edge's widths fit the size; an assignment
  * has height + 1 and starts at size. Readers see heights ≤ head only.
@@ -24,7 +25,7 @@
  * clearance of the Federation at the first seal of a process). What was begun when a log is halted is finished, as
  * its signature may be out; then the pools take nothing more, and what waits in them is the successor's to seal.
  *
- * RPCs: wake, wait, seal, head, ensureStarted, audit, cosigned, halt, standing, adopt. Gates: 4 is one synchronous transaction; `seal` is
+ * RPCs: wake, wait, seal, head, ensureStarted, audit, cosigned, halt, standing, adopt, watch. Gates: 4 is one synchronous transaction; `seal` is
  * single-flight because steps 1 to 5 await, and the input gate would let a second call in between.
  */
 
@@ -39,9 +40,10 @@ import { clearAlert, closeDeadLetters } from '#store/alerts.ts'
 import { configuredRails, enqueueAnchors } from '#store/anchors.ts'
 import { recordBatch, type BatchRecord } from '#store/batches.ts'
 import { indexPart, type NameCache } from '#store/events.ts'
+import { count as tally, observe } from '#store/metrics.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { PoolPeek } from '#store/pool-api.ts'
-import type { AnchorReport, Head, SealReport, Standing } from '#store/sequencer-api.ts'
+import type { AnchorReport, Head, SealReport, SealWatch, Standing } from '#store/sequencer-api.ts'
 import { claimAgain, mirroredParts, type AdoptedBatch, checkMirrored } from './adopted-batch.ts'
 import {
   ENTRY_BYTES,
@@ -64,6 +66,8 @@ const ASK_EVERY_MS = 1000
 const BACKUP_EVERY_MS = 1000
 /** Cosignatures served with a checkpoint; a note holds 100 signatures. */
 const MAX_COSIGNATURES = 64
+/** How long it is remembered how seals went. */
+const SEALS_KEPT_MS = 86_400_000
 /** Batches one call may seal before it lets the queue message go: bounds a call's wall time. */
 const BATCHES_PER_CALL = 20
 
@@ -76,6 +80,7 @@ CREATE TABLE IF NOT EXISTS assignment (id INTEGER PRIMARY KEY CHECK (id = 1), he
   sealed_at INTEGER NOT NULL, ranges TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS adopted (shard INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (shard, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cosigned (size INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (size, line)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seals (minute INTEGER PRIMARY KEY, sealed INTEGER NOT NULL, failed INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS anchored (chain TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;`
 
 /** Everything read from storage; dropped as a whole after any failure. */
@@ -277,12 +282,17 @@ export class Sequencer extends DurableObject<Env> {
     let indexMs = 0
     try {
       const state = await this.#load()
+      if (state.head.indexedHeight < state.head.height) this.#countRetry()
       indexMs += await this.#indexPending(state)
       for (; batches < BATCHES_PER_CALL; batches++) {
         const startedAt = Date.now()
-        const assignment = this.#assigned() ?? (await this.#assign(state, force))
+        const begun = this.#assigned()
+        const assignment = begun ?? (await this.#assign(state, force))
         if (assignment === null) break
+        if (begun !== null) this.#countRetry()
+        const oldestAt = await this.#oldestOf(state, assignment, begun !== null)
         events += await this.#sealOne(state, assignment)
+        this.#observeSeal(startedAt, oldestAt)
         sealMs += Date.now() - startedAt
         indexMs += await this.#indexPending(state)
       }
@@ -292,8 +302,100 @@ export class Sequencer extends DurableObject<Env> {
       this.#state = null
       this.#peeks.clear()
       this.#askedAt = 0
+      this.#noteFailure(error)
       await this.#setAlarm(Date.now() + RETRY_AFTER_MS)
       throw error
+    }
+  }
+
+  /** Counts an attempt that failed. That it cannot be counted must not hide why it failed. */
+  #noteFailure(error: unknown): void {
+    // To wait for peers, or to be over, is no failure of the seal.
+    const isRefusal =
+      error instanceof VaultMeshError && /^(?:overloaded|log-forked)$/.test(error.code)
+    try {
+      if (!isRefusal) this.#noteSeal('failed')
+    } catch (failure) {
+      console.error(
+        JSON.stringify({ level: 'warn', msg: 'seal not counted', error: String(failure) }),
+      )
+    }
+  }
+
+  #countRetry(): void {
+    tally(this.env, this.ctx, 'vaultmesh_seal_retries_total')
+  }
+
+  /** When the first event of a batch was accepted; null if that cannot be told, which is no reason not to seal it. */
+  async #oldestOf(state: State, { ranges }: Assignment, isOld: boolean): Promise<number | null> {
+    const shards = [...new Set(ranges.map(([shard]) => shard))]
+    try {
+      // An assignment of an earlier attempt may come without what the pools said then.
+      for (const shard of isOld ? shards : []) await this.#peek(state, shard)
+    } catch {
+      return null
+    }
+    const oldest = shards.map((shard) => this.#peeks.get(shard)?.oldestAt ?? Infinity)
+    return oldest.every(Number.isFinite) ? Math.min(...oldest) : null
+  }
+
+  #observeSeal(startedAt: number, oldestAt: number | null): void {
+    const nowAt = Date.now()
+    const { env, ctx } = this
+    observe(env, ctx, 'vaultmesh_seal_duration_seconds', {}, (nowAt - startedAt) / 1000)
+    if (oldestAt !== null) {
+      observe(env, ctx, 'vaultmesh_seal_latency_seconds', {}, Math.max(0, nowAt - oldestAt) / 1000)
+    }
+  }
+
+  #noteSeal(outcome: 'sealed' | 'failed'): void {
+    tally(this.env, this.ctx, 'vaultmesh_seal_batches_total', { outcome })
+    const nowAt = Date.now()
+    const sql = this.ctx.storage.sql
+    sql.exec(
+      `INSERT INTO seals (minute, sealed, failed) VALUES (?1, ?2, ?3)
+       ON CONFLICT (minute) DO UPDATE SET sealed = sealed + ?2, failed = failed + ?3`,
+      Math.floor(nowAt / 60_000),
+      outcome === 'sealed' ? 1 : 0,
+      outcome === 'failed' ? 1 : 0,
+    )
+    sql.exec('DELETE FROM seals WHERE minute < ?', Math.floor((nowAt - SEALS_KEPT_MS) / 60_000))
+  }
+
+  /**
+   * What waits and how seals went, for the watchers: `overdueBefore` is when the events counted as overdue were
+   * accepted at the latest, `since` from when on attempts are counted; both epoch ms.
+   */
+  async watch(asked: {
+    readonly overdueBefore: number
+    readonly since: number
+  }): Promise<SealWatch> {
+    const state = await this.#load()
+    for (let shard = 0; shard < state.node.config.intakeShards; shard++)
+      await this.#peek(state, shard)
+    const { count, oldestAt } = this.#waiting(state)
+    let overdue = 0
+    if (oldestAt !== null && oldestAt < asked.overdueBefore) {
+      for (const [shard, cursor] of state.head.cursors.entries()) {
+        const pool = this.env.POOL.getByName(String(shard))
+        overdue += await pool.countBefore(cursor, asked.overdueBefore)
+      }
+    }
+    const seals = this.ctx.storage.sql
+      .exec<{ sealed: number; failed: number }>(
+        'SELECT coalesce(sum(sealed), 0) AS sealed, coalesce(sum(failed), 0) AS failed FROM seals WHERE minute >= ?',
+        Math.floor(asked.since / 60_000),
+      )
+      .one()
+    const { height } = state.head
+    return {
+      halted: this.#haltedFor() !== null,
+      height,
+      waiting: count,
+      oldestAt,
+      overdue,
+      sealed: seals.sealed,
+      failed: seals.failed,
     }
   }
 
@@ -523,6 +625,7 @@ export class Sequencer extends DurableObject<Env> {
       }
       sql.exec('INSERT INTO edge (level, hashes) VALUES (?, ?)', ENTRIES, written.edge.entries)
       sql.exec('DELETE FROM assignment')
+      if (ranges.length > 0) this.#noteSeal('sealed')
       for (const [shard, cursor] of cursors.entries()) {
         sql.exec('DELETE FROM adopted WHERE shard = ? AND seq < ?', shard, cursor)
       }

@@ -180,6 +180,7 @@ export class Visits {
         throw new VaultMeshError('unknown-peer', `${hostOf(peer.url!)} is ${answer.iss}.`)
       }
       let now = await this.#envelopes.hear(context, answer, true)
+      this.#envelopes.delivered(peer.did)
       await this.#recallOwn(context, client, now)
       // Another law names other winners: its feed is still evidence, its vote is not asked for.
       now = await this.#readFeed(context, client, now)

@@ -3,17 +3,21 @@
  * doubled tick changes nothing but the moment. Features add rows.
  */
 
+import { sweepAnchors } from '#store/anchors.ts'
+import { flushCounts, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import { succeed } from './http/succession.ts'
-import { sweepAnchors, watchAge } from '../queues/anchor.ts'
+import { wakeAlerts } from '../queues/alert-push.ts'
+import { watchAge } from '../queues/anchor.ts'
 import { recheckReceipts } from '../queues/anchors/recheck.ts'
+import { watch, watchChains } from '../queues/watch.ts'
 import { wakeWebhooks } from '../queues/webhooks.ts'
 
 /** A job and the expression under which the platform fires it. */
 export interface Job {
   readonly cron: string
   readonly name: string
-  run(env: Env, nowAt: number): Promise<void>
+  run(env: Env, nowAt: number, ctx: Background | undefined): Promise<void>
 }
 
 /** The jobs of a node. */
@@ -22,6 +26,11 @@ const jobs: readonly Job[] = [
     cron: '* * * * *',
     name: 'wake federation',
     run: (env) => env.FEDERATION.getByName('node').sweep(),
+  },
+  {
+    cron: '* * * * *',
+    name: 'wake the guardian',
+    run: (env) => env.GUARDIAN.getByName('node').sweep(),
   },
   {
     cron: '* * * * *',
@@ -50,6 +59,11 @@ const jobs: readonly Job[] = [
     },
   },
   { cron: '* * * * *', name: 'watch anchors', run: watchAge },
+  { cron: '* * * * *', name: 'watch', run: watch },
+  // After the watchers: what they opened and cleared is told now.
+  { cron: '* * * * *', name: 'wake alerts', run: wakeAlerts },
+  // What an isolate counted and could not store then, if it is this one.
+  { cron: '* * * * *', name: 'store counts', run: flushCounts },
   {
     cron: '* * * * *',
     name: 'move what older logs left',
@@ -66,18 +80,24 @@ const jobs: readonly Job[] = [
   {
     cron: '* * * * *',
     name: 'recheck receipts',
-    async run(env, nowAt) {
-      await recheckReceipts(env, nowAt)
+    async run(env, nowAt, ctx) {
+      await recheckReceipts(env, nowAt, ctx)
     },
   },
+  { cron: '* * * * *', name: 'watch wallets', run: watchChains },
 ]
 
 /** Runs every job of an expression; one that fails does not keep the others from running. */
-export async function runCron(cron: string, env: Env, nowAt: number): Promise<void> {
+export async function runCron(
+  cron: string,
+  env: Env,
+  nowAt: number,
+  ctx: Background | undefined,
+): Promise<void> {
   const failures: string[] = []
   for (const job of jobs.filter((j) => j.cron === cron)) {
     try {
-      await job.run(env, nowAt)
+      await job.run(env, nowAt, ctx)
     } catch (error) {
       failures.push(job.name)
       console.error(

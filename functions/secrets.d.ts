@@ -14,6 +14,12 @@ interface Env {
   EVM_URLS?: string
   /** PEM certificates that timestamp chains must end in. */
   TSA_ROOTS?: string
+  /** Guards /metrics and the Guardian when set. */
+  METRICS_TOKEN?: string
+  /** An Alertmanager that the node tells of its alerts; may hold a password. */
+  ALERTMANAGER_URL?: string
+  /** A receiver of Standard Webhooks that the node tells of its alerts; may be a secret. */
+  ALERT_WEBHOOK_URL?: string
   /** Self-hosted: 1 where a file says who the peers are; until it was applied, none are heard. */
   FEDERATION_FILE?: string
   /** Self-hosted: a way out that refuses to connect to addresses that are not public. */

@@ -8,16 +8,17 @@
  * block is no failure: the row says when to look again, and the message that does so is new.
  */
 
-import { methodOf } from '#core/anchor-receipt.ts'
+import type { AlertKind } from '#core/alert.ts'
+import { methodOf, type Chain } from '#core/anchor-receipt.ts'
 import { anchorTransitions, isStalled, retryDelay, type AnchorState } from '#core/anchor-state.ts'
 import { fromHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import type { Labels } from '#core/metrics.ts'
 import { clearAlert, closeDeadLetters, openAlert } from '#store/alerts.ts'
 import { keepReceipt, revokedKey } from '#store/anchor-receipts.ts'
 import {
   anchorQueue,
   configuredRails,
-  dueAnchors,
   leaseAnchor,
   noteAttempt,
   oldestWaiting,
@@ -27,7 +28,10 @@ import {
   type AnchorMessage,
   type AnchorRow,
 } from '#store/anchors.ts'
+import { count, observe, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
+import { batchLink, waitingHeights } from '#store/suffering.ts'
+import { wakeAlerts } from './alert-push.ts'
 import type { Rail, RailContext, RailStep, Work } from './anchors/rail.ts'
 import { railOf } from './anchors/rails.ts'
 import { RememberedRoute } from './anchors/route.ts'
@@ -43,12 +47,16 @@ const HELD_AGAIN_MS = 60_000
 const MAX_QUEUE_DELAY_S = 86_400
 
 /** Handles a batch of `anchor` messages, each on its own. */
-export async function onAnchor(batch: MessageBatch<AnchorMessage>, env: Env): Promise<void> {
+export async function onAnchor(
+  batch: MessageBatch<AnchorMessage>,
+  env: Env,
+  ctx: Background,
+): Promise<void> {
   // Side by side: a provider that hangs must not keep the other rails waiting.
   await Promise.all(
     batch.messages.map(async (message) => {
       try {
-        await advance(env, message.body.id, Date.now())
+        await advance(env, ctx, message.body.id)
         message.ack()
       } catch (error) {
         // D1 did not answer: the row is as it was. Come back when its lease is over.
@@ -59,22 +67,12 @@ export async function onAnchor(batch: MessageBatch<AnchorMessage>, env: Env): Pr
   )
 }
 
-/** Sends a message for each row that is due and has no live lease. */
-export async function sweepAnchors(env: Env, nowAt: number): Promise<number> {
-  const rows = await dueAnchors(env.DB, nowAt)
-  for (const chain of new Set(rows.map((row) => row.chain))) {
-    const due = rows.filter((row) => row.chain === chain)
-    await anchorQueue(env, chain).sendBatch(due.map(({ id }) => ({ body: { id } })))
-  }
-  return rows.length
-}
-
-async function advance(env: Env, id: number, nowAt: number): Promise<void> {
-  const row = await leaseAnchor(env.DB, id, nowAt, LEASE_MS)
+async function advance(env: Env, ctx: Background, id: number): Promise<void> {
+  const row = await leaseAnchor(env.DB, id, Date.now(), LEASE_MS)
   if (row === null) return
   const now = (): number => Date.now()
   const route = await RememberedRoute.load(env.DB, row, now)
-  const attempt = new Attempt(env, row, {
+  const attempt = new Attempt(env, ctx, row, {
     fetch: (url, init) => fetch(url, init),
     route,
     now,
@@ -95,6 +93,7 @@ async function advance(env: Env, id: number, nowAt: number): Promise<void> {
 /** One attempt at one row, under its lease. */
 class Attempt {
   readonly #env: Env
+  readonly #ctx: Background
   readonly #row: AnchorRow
   readonly #context: RailContext & { readonly route: RememberedRoute }
   #state: AnchorState
@@ -104,10 +103,12 @@ class Attempt {
 
   constructor(
     env: Env,
+    ctx: Background,
     row: AnchorRow,
     context: RailContext & { readonly route: RememberedRoute },
   ) {
     this.#env = env
+    this.#ctx = ctx
     this.#row = row
     this.#context = context
     this.#state = row.state as AnchorState
@@ -249,8 +250,15 @@ class Attempt {
       receipt.chain === chain &&
       receipt.network === network &&
       methodOf(receipt) === method
-    if (verdict.outcome !== 'verified' || !isOurs) {
-      throw new VaultMeshError('anchor-failed', 'The rail returned a receipt that does not verify.')
+    const isVerified = verdict.outcome === 'verified' && isOurs
+    count(this.#env, this.#ctx, 'vaultmesh_receipt_verifications_total', {
+      chain: receipt.chain,
+      outcome: isVerified ? 'ok' : 'failed',
+    })
+    if (!isVerified) {
+      const detail = 'The rail returned a receipt that does not verify.'
+      await this.#alert('receipt_failed', detail, failedKey(this.#row))
+      throw new VaultMeshError('anchor-failed', detail)
     }
     this.#move('final')
     await keepReceipt(this.#env, this.#row, receipt)
@@ -261,6 +269,7 @@ class Attempt {
     await this.#clearAlerts(true)
     await DB.batch([
       clearAlert(DB, 'receipt_revoked', revokedKey(this.#row), nowAt),
+      clearAlert(DB, 'receipt_failed', failedKey(this.#row), nowAt),
       clearAlert(DB, 'dead_letter', 'anchor-dlq', nowAt),
       closeDeadLetters(DB, 'anchor-dlq', nowAt),
     ])
@@ -293,6 +302,7 @@ class Attempt {
     if (this.#work === null) {
       await saveAnchor(this.#env.DB, this.#row, { state: 'failed', reason, leaseUntil: 0 }, nowAt)
       await this.#clearAlerts(true)
+      await clearAlert(this.#env.DB, 'receipt_failed', failedKey(this.#row), nowAt).run()
       return
     }
     // Something was signed: the job waits for its settings to come back.
@@ -336,19 +346,17 @@ class Attempt {
   async #clearAlerts(isFreed: boolean): Promise<void> {
     const { DB } = this.#env
     const nowAt = this.#context.now()
-    const kinds = isFreed ? ['anchor_stalled', 'anchor_held'] : ['anchor_stalled']
+    const kinds: AlertKind[] = isFreed ? ['anchor_stalled', 'anchor_held'] : ['anchor_stalled']
     await DB.batch(kinds.map((kind) => clearAlert(DB, kind, this.#key(), nowAt)))
   }
 
-  #alert(kind: string, detail: string): Promise<void> {
-    const alert = {
-      kind,
-      key: this.#key(),
-      severity: 'critical',
-      detail,
-      link: '/anchors/status',
-    } as const
-    return openAlert(this.#env.DB, alert, this.#context.now())
+  /** The link is the batch that has waited longest for this rail: no later one has its anchor either. */
+  async #alert(kind: AlertKind, detail: string, key = this.#key()): Promise<void> {
+    const { DB } = this.#env
+    const [height = null] = await waitingHeights(DB, [this.#row])
+    const link = batchLink(height, '/anchors/status')
+    await openAlert(DB, { kind, key, severity: 'critical', detail, link }, this.#context.now())
+    await wakeAlerts(this.#env).catch(() => undefined)
   }
 
   #key(): string {
@@ -359,6 +367,7 @@ class Attempt {
     outcome: string,
     rest: { failures: number; delayMs: number; nextAt: number; reason: string | null },
   ): Promise<void> {
+    this.#count(outcome)
     const { chosen } = this.#context.route
     return noteAttempt(this.#env.DB, {
       anchorId: this.#row.id,
@@ -368,6 +377,17 @@ class Attempt {
       provider: chosen === null ? null : JSON.stringify(chosen),
       ...rest,
     })
+  }
+
+  #count(outcome: string): void {
+    const chain = this.#row.chain as Chain
+    count(this.#env, this.#ctx, 'vaultmesh_anchor_attempts_total', {
+      chain,
+      outcome: COUNTED[outcome] ?? 'waiting',
+    })
+    if (outcome !== 'final') return
+    const seconds = Math.max(0, this.#context.now() - this.#row.createdAt) / 1000
+    observe(this.#env, this.#ctx, 'vaultmesh_anchor_confirmation_seconds', { chain }, seconds)
   }
 
   /** A message for when the row is due; lost, the sweeper sends it. */
@@ -380,6 +400,14 @@ class Attempt {
   }
 }
 
+/** How an attempt is counted that ended so; all other states wait for the chain. */
+const COUNTED: Readonly<Record<string, Labels<'vaultmesh_anchor_attempts_total'>['outcome']>> = {
+  final: 'final',
+  held: 'held',
+  failed: 'failed',
+  error: 'failed',
+}
+
 /** What alerts of a rail are about: chain and network, and calendars apart from the wallet's transactions. */
 function railKey({
   chain,
@@ -387,6 +415,11 @@ function railKey({
   method,
 }: Pick<AnchorRow, 'chain' | 'network' | 'method'>): string {
   return method === 'calendar' ? `${chain}/${network}/calendar` : `${chain}/${network}`
+}
+
+/** Key of the alert that a rail's own receipt did not verify; store/watch.ts has those of stored ones. */
+function failedKey(row: Pick<AnchorRow, 'chain' | 'network' | 'method'>): string {
+  return `rail/${railKey(row)}`
 }
 
 /**
@@ -397,7 +430,8 @@ export async function watchAge(env: Env, nowAt: number): Promise<void> {
   const { DB } = env
   const rails = configuredRails((await nodeOf(env)).config)
   const waiting = await oldestWaiting(DB, nowAt)
-  for (const rail of rails) {
+  const heights = await waitingHeights(DB, rails)
+  for (const [i, rail] of rails.entries()) {
     const key = railKey(rail)
     const oldest = waiting.find((w) => railKey(w) === key)
     const limitMs = LATE_MS[rail.method === 'calendar' ? 'calendar' : rail.chain] + rail.intervalMs
@@ -407,7 +441,7 @@ export async function watchAge(env: Env, nowAt: number): Promise<void> {
     }
     const hours = (oldest.ageMs / 3_600_000).toFixed(1)
     const detail = `A root has waited ${hours} hours for its anchor.`
-    const link = '/anchors/status'
+    const link = batchLink(heights[i] ?? null, '/anchors/status')
     await openAlert(DB, { kind: 'anchor_late', key, severity: 'warning', detail, link }, nowAt)
   }
 }

@@ -4,32 +4,59 @@
  */
 
 import { keepDeadLetters, openAlert } from '#store/alerts.ts'
+import { anchorRow, type AnchorMessage } from '#store/anchors.ts'
+import { count, type Background } from '#store/metrics.ts'
+import { batchLink, heightOfTree, newestHeight } from '#store/suffering.ts'
+import { wakeAlerts } from './alert-push.ts'
+
+/** The newest sealed batch, as what waits for its seal has none yet; or the batch whose anchor was given up. */
+async function linkOf(batch: MessageBatch, db: D1Database): Promise<string> {
+  const general = isOfSeals(batch) ? '/batches' : '/anchors/status'
+  try {
+    if (isOfSeals(batch)) return batchLink(await newestHeight(db), general)
+    const { id } = batch.messages[0]!.body as Partial<AnchorMessage>
+    const row = id === undefined ? null : await anchorRow(db, id)
+    const height = row === null ? null : await heightOfTree(db, row.treeSize)
+    return batchLink(height, general)
+  } catch {
+    return general // the alert must not wait for its link
+  }
+}
+
+/** Queues of log n > 1 have its number behind their names. */
+function isOfSeals({ queue }: MessageBatch): boolean {
+  return queue.startsWith('sealer-dlq')
+}
 
 /** Keeps the messages and opens one alert for their queue. */
-export async function onDeadLetters(batch: MessageBatch, env: Env): Promise<void> {
+export async function onDeadLetters(batch: MessageBatch, env: Env, ctx: Background): Promise<void> {
   const nowAt = Date.now()
+  const seal = isOfSeals(batch)
+  // Under the name by which whoever seals or anchors the next time closes them.
+  const queue = seal ? 'sealer-dlq' : 'anchor-dlq'
   await keepDeadLetters(
     env.DB,
     batch.messages.map((m) => ({
       // One row for each piece of work, however often it comes back.
       id: `${batch.queue} ${JSON.stringify(m.body)}`,
-      queue: batch.queue,
+      queue,
       body: JSON.stringify(m.body),
       receivedAt: nowAt,
     })),
   )
-  const seal = batch.queue === 'sealer-dlq'
   await openAlert(
     env.DB,
     {
       kind: 'dead_letter',
-      key: batch.queue,
+      key: queue,
       severity: 'critical',
       detail: seal
         ? 'Sealing failed five times in a row; events wait in the pool and the seal is tried again by itself.'
         : 'An anchor message was given up; its outbox row is tried again by the sweeper.',
-      link: seal ? '/batches' : '/anchors/status',
+      link: await linkOf(batch, env.DB),
     },
     nowAt,
   )
+  await wakeAlerts(env).catch(() => undefined)
+  count(env, ctx, 'vaultmesh_dead_letters_total', { queue }, batch.messages.length)
 }

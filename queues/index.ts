@@ -4,8 +4,10 @@
  */
 
 import type { AnchorMessage } from '#store/anchors.ts'
+import type { Background } from '#store/metrics.ts'
 import type { IntakeMessage, ValidatedMessage } from '#store/pool-api.ts'
 import type { SealMessage } from '#store/sequencer-api.ts'
+import { onAlerts } from './alert-push.ts'
 import { onAnchor } from './anchor.ts'
 import { onDeadLetters } from './dead-letter.ts'
 import { onIntake } from './intake.ts'
@@ -13,7 +15,7 @@ import { onSeal, onValidated } from './seal.ts'
 import { onWebhooks } from './webhooks.ts'
 
 /** The queue handler of the Worker. */
-export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
+export async function onQueue(batch: MessageBatch, env: Env, ctx: Background): Promise<void> {
   switch (batch.queue.replace(/-\d+$/, '')) {
     case 'events-intake':
       return onIntake(batch as MessageBatch<IntakeMessage>, env)
@@ -24,12 +26,14 @@ export async function onQueue(batch: MessageBatch, env: Env): Promise<void> {
     case 'anchor':
     case 'anchor-btc':
     case 'anchor-evm':
-      return onAnchor(batch as MessageBatch<AnchorMessage>, env)
+      return onAnchor(batch as MessageBatch<AnchorMessage>, env, ctx)
     case 'webhooks':
       return onWebhooks(env)
+    case 'alerts':
+      return onAlerts(env, ctx)
     case 'sealer-dlq':
     case 'anchor-dlq':
-      return onDeadLetters(batch, env)
+      return onDeadLetters(batch, env, ctx)
     default:
       throw new Error(`no consumer for the queue ${batch.queue}`)
   }

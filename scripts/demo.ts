@@ -18,7 +18,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import type { Receipt } from '#core/receipt.ts'
 import { createSigner, eventHashOf, post, sign, verify, type Alg } from '../functions/sdk.ts'
+import type { GuardianView } from '#store/guardian-api.ts'
 import { fsck } from './cli/fsck.ts'
+import { healthLines } from './cli/status.ts'
 import { getJson, getText } from './cli/remote.ts'
 import { startDevnet, type Devnet } from './devnet/devnet.ts'
 import { anchorVars, partsOf } from './devnet/settings.ts'
@@ -83,6 +85,7 @@ async function demo(args: readonly string[]): Promise<number> {
         ANCHOR_TSA_INTERVAL_MS: '2000',
         ANCHOR_BTC_INTERVAL_MS: '2000',
         ANCHOR_EVM_INTERVAL_MS: '2000',
+        GUARDIAN_INTERVAL_MS: '1000',
       },
     })
     const ended = untilStopped().then(() => 1)
@@ -147,6 +150,7 @@ async function play(node: RunningNode): Promise<number> {
     `time       ${seconds(posted - begun)} signing and posting, ${seconds(proven - posted)} until all were final`,
   )
   console.log(`fsck       ${checked.lines.join('; ')}`)
+  console.log(healthLines(await getJson<GuardianView>(`${url}/guardian`)).join('\n'))
   const shown = await leaveBehind(node, events.at(-1)!.jws, receipts.at(-1))
   const good = shown && total.verified === EVENTS && total.anchored === EVENTS && checked.exit === 0
   console.log(

@@ -213,13 +213,23 @@ function remedyOf(detail: string, home: Home): string {
     : ` Set it back (${name}=${was}), or start a new home with --home.`
 }
 
+/** What wrangler.toml leaves out and the environment may set. */
+const OPTIONAL = [
+  'NODE_DID',
+  'BTC_URLS',
+  'EVM_URLS',
+  'ALERTMANAGER_URL',
+  'ALERT_WEBHOOK_URL',
+  'METRICS_TOKEN',
+] as const
+
 /** Variables of wrangler.toml, and the optional ones it leaves out, that the environment sets. */
 function settings(env: NodeJS.ProcessEnv): Record<string, string> {
   const { vars } = readConfig({ config: resolve(ROOT, 'wrangler.toml') }) as {
     readonly vars: Readonly<Record<string, unknown>>
   }
   const found: Record<string, string> = {}
-  for (const name of [...Object.keys(vars), 'NODE_DID', 'BTC_URLS', 'EVM_URLS']) {
+  for (const name of [...Object.keys(vars), ...OPTIONAL]) {
     const value = env[name]
     if (value !== undefined) found[name] = value
   }

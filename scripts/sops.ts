@@ -43,6 +43,8 @@ export const secretVariables: Readonly<Record<string, { form: RegExp; said: stri
   EVM_PRIVATE_KEY: { form: /^0x[0-9a-fA-F]{64}$/, said: '0x and 64 hex digits' },
   BTC_URLS: { form: /^[\x21-\x7e]+$/, said: 'URLs without spaces' },
   EVM_URLS: { form: /^[\x21-\x7e]+$/, said: 'URLs without spaces' },
+  ALERTMANAGER_URL: { form: /^[\x21-\x7e]+$/, said: 'a URL without spaces' },
+  ALERT_WEBHOOK_URL: { form: /^[\x21-\x7e]+$/, said: 'a URL without spaces' },
 }
 
 /** The folder of secrets where none is named. */

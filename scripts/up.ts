@@ -43,6 +43,7 @@ const DEVNET = {
   ANCHOR_TSA_INTERVAL_MS: '10000',
   ANCHOR_BTC_INTERVAL_MS: '10000',
   ANCHOR_EVM_INTERVAL_MS: '10000',
+  GUARDIAN_INTERVAL_MS: '5000',
 } as const
 
 /** A due anchor is made within its interval and one cron minute. */

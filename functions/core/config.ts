@@ -13,6 +13,8 @@ import { MAX_ORIGIN_BYTES } from '#core/checkpoint.ts'
 import { parseDid } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hasDataFee } from '#core/evm-data-fee.ts'
+import type { GuardianMode } from '#core/guardian.ts'
+import { PSI_LOW } from '#core/psi.ts'
 import { MAX_LOGS, originOf, previousLogsSchema, type PreviousLog } from '#core/succession.ts'
 
 const integer = (min: number, max: number) =>
@@ -28,6 +30,21 @@ const list = z.string().transform((v) =>
     .map((s) => s.trim())
     .filter((s) => s !== ''),
 )
+
+/** Addresses that may be secrets: what is wrong with them is said without quoting them. */
+const alertmanager = z
+  .string()
+  .refine(
+    (v) => v === '' || isBaseUrl(v),
+    'must be http(s)://[user:password@]host[/prefix], without query or fragment',
+  )
+const alertWebhook = z
+  .string()
+  .refine(
+    (v) =>
+      v === '' || (isHttp(v) && URL.parse(v)?.username === '' && URL.parse(v)?.password === ''),
+    'must be an http(s) address without user name and password; put a secret in its path or query',
+  )
 
 const schema = z.object({
   NODE_ID: z
@@ -89,6 +106,16 @@ const schema = z.object({
   TSA_URLS: list.default([]),
   TSA_ROOTS: z.string().default(''),
   TSA_POLICIES: list.default([]),
+  GUARDIAN_MODE: z.enum(['advanced', 'basic']).default('advanced'),
+  GUARDIAN_INTERVAL_MS: integer(200, 3_600_000).default(60_000),
+  GUARDIAN_PSI_LOW: z
+    .string()
+    .regex(/^0\.\d{1,6}$/, 'must be a decimal number between 0 and 1, like 0.5')
+    .transform(Number)
+    .default(PSI_LOW),
+  TELEMETRY_RETENTION_DAYS: integer(1, 3650).default(30),
+  ALERTMANAGER_URL: alertmanager.default(''),
+  ALERT_WEBHOOK_URL: alertWebhook.default(''),
   PUBLIC_EVENTS: flag.default(true),
   WEBHOOK_ALLOW_PRIVATE: flag.default(false),
 })
@@ -163,6 +190,15 @@ export interface Config {
   readonly tsaRoots: readonly string[]
   /** Policy OIDs that timestamps must be issued under; empty accepts any. */
   readonly tsaPolicies: readonly string[]
+  readonly guardianMode: GuardianMode
+  /** How often the node says how it does. */
+  readonly guardianIntervalMs: number
+  /** Ψ below which it suffers. */
+  readonly guardianPsiLow: number
+  readonly telemetryRetentionDays: number
+  /** Where the node itself tells of alerts; empty if nowhere. Secrets: they may hold passwords or be one. */
+  readonly alertmanagerUrl: string
+  readonly alertWebhookUrl: string
   readonly publicEvents: boolean
   /** Webhooks may go to http, private addresses and any port. */
   readonly webhookAllowPrivate: boolean
@@ -226,6 +262,12 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
     tsaUrls: v.TSA_URLS,
     tsaRoots,
     tsaPolicies: v.TSA_POLICIES,
+    guardianMode: v.GUARDIAN_MODE,
+    guardianIntervalMs: v.GUARDIAN_INTERVAL_MS,
+    guardianPsiLow: v.GUARDIAN_PSI_LOW,
+    telemetryRetentionDays: v.TELEMETRY_RETENTION_DAYS,
+    alertmanagerUrl: v.ALERTMANAGER_URL,
+    alertWebhookUrl: v.ALERT_WEBHOOK_URL,
     publicEvents: v.PUBLIC_EVENTS,
     webhookAllowPrivate: v.WEBHOOK_ALLOW_PRIVATE,
   }
@@ -323,6 +365,13 @@ function isChain(text: string): text is Chain {
 
 function isHttp(url: string): boolean {
   return /^https?:$/.test(URL.parse(url)?.protocol ?? '')
+}
+
+/** An address to append paths to, whose credentials can be read. */
+function isBaseUrl(text: string): boolean {
+  const url = URL.parse(text)
+  if (url === null || !isHttp(text) || url.search !== '' || url.hash !== '') return false
+  return !/%(?![0-9a-fA-F]{2})/.test(url.username + url.password)
 }
 
 function allowList(entries: readonly string[]): ReadonlySet<string> | null {

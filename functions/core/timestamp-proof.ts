@@ -62,6 +62,8 @@ export interface TimestampVerdict {
   readonly accuracyMs: number | null
   readonly signerSha256: string
   readonly rootSha256: string
+  /** When the first certificate of the path ends, epoch ms: from then on the authority needs another. */
+  readonly chainExpiresAt: number
   /** Checks passed, in order. */
   readonly checks: readonly string[]
 }
@@ -182,6 +184,7 @@ export async function verifyTimestampToken(
     accuracyMs: info.accuracyMs,
     signerSha256: fingerprint(leaf),
     rootSha256: fingerprint(path.at(-1)!),
+    chainExpiresAt: Math.min(...path.map(({ notAfter }) => notAfter)),
     checks: [...new Set(checks)],
   }
 }

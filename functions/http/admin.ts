@@ -69,7 +69,9 @@ export const postStart = route({
   async handle(call) {
     operatorOnly(call)
     try {
-      return json(await call.env.SEQUENCER.getByName('log').ensureStarted())
+      const head = await call.env.SEQUENCER.getByName('log').ensureStarted()
+      await call.env.GUARDIAN.getByName('node').sweep()
+      return json(head)
     } catch (error) {
       throw asVaultMeshError(error, 'storage-failed')
     }
@@ -160,6 +162,7 @@ export const postRetire = route({
   async handle(call) {
     operatorOnly(call)
     await federationOf(call.env).retire()
+    await call.env.GUARDIAN.getByName('node').retire()
     return json({ retired: call.node.config.origin })
   },
 })

@@ -5,6 +5,7 @@
 import { Hono } from 'hono'
 import type * as z from 'zod'
 import { VaultMeshError } from '#core/errors.ts'
+import { count, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import {
   getDeadLetters,
@@ -23,7 +24,7 @@ import {
   postThaw,
 } from './admin.ts'
 import { getAnchor, getAnchorReceipts, getAnchorStatus } from './anchors.ts'
-import { getBatch, getBatchEvents, listRoute } from './batches.ts'
+import { getBatch, getBatchEvents, getBatchReceipts, listRoute } from './batches.ts'
 import { openToAll, preflight } from './cors.ts'
 import {
   getConflicts,
@@ -34,12 +35,14 @@ import {
   getTips,
   postGossip,
 } from './federation.ts'
+import { getGuardian, getLearn, getTelemetry, postTelemetry } from './guardian.ts'
 import { getDocs, getOpenApi, getProblemPage, getRoot } from './docs.ts'
 import { getEvent, getEventStatus, searchRoute } from './events.ts'
 import { postEvents } from './intake.ts'
 import { getCheckpoint, getConsistencyProof, getInclusionProof, getTile } from './log.ts'
 import { placed } from './log-path.ts'
 import { askPrevious } from './logs.ts'
+import { getMetrics } from './metrics.ts'
 import { getAlerts, getHealth, getWellKnown } from './node-info.ts'
 import { asVaultMeshError, problemResponse } from './problem.ts'
 import { getReceipt } from './receipts.ts'
@@ -75,6 +78,7 @@ export const routes: readonly Route[] = [
   listRoute,
   getBatch,
   getBatchEvents,
+  getBatchReceipts,
   getCheckpoint,
   getTile,
   getInclusionProof,
@@ -103,6 +107,11 @@ export const routes: readonly Route[] = [
   getHealth,
   getWellKnown,
   getAlerts,
+  getMetrics,
+  postTelemetry,
+  getGuardian,
+  getTelemetry,
+  getLearn,
   getRoot,
   getOpenApi,
   getDocs,
@@ -136,29 +145,24 @@ for (const route of routes) {
   )
 }
 app.notFound((c) => {
-  const requestId = requestIdOf(c.req.raw)
   const pathname = URL.parse(c.req.url)?.pathname ?? c.req.path
   // /admin does not say that it is there.
   const allowed = methodsOf(pathname)
   if (c.req.method === 'OPTIONS' && allowed.length > 0) return preflight(c.req.raw, allowed)
-  if (allowed.length === 0) {
-    return openToAll(
-      problemResponse(
-        new VaultMeshError('not-found', `There is no path ${pathname.slice(0, 200)}.`),
-        requestId,
-      ),
-    )
-  }
-  const refusal = new VaultMeshError(
-    'method-not-allowed',
-    `${c.req.method} is not for this path.`,
-    { extra: { allow: allowed } },
-  )
-  const response = problemResponse(refusal, requestId)
-  response.headers.set('allow', allowed.join(', '))
+  const refusal =
+    allowed.length === 0
+      ? new VaultMeshError('not-found', `There is no path ${pathname.slice(0, 200)}.`)
+      : new VaultMeshError('method-not-allowed', `${c.req.method} is not for this path.`, {
+          extra: { allow: allowed },
+        })
+  countProblem(refusal, { env: c.env, ctx: c.executionCtx })
+  const response = problemResponse(refusal, requestIdOf(c.req.raw))
+  if (allowed.length > 0) response.headers.set('allow', allowed.join(', '))
   return openToAll(response)
 })
-app.onError((error, c) => refuse(error, requestIdOf(c.req.raw)))
+app.onError((error, c) =>
+  refuse(error, requestIdOf(c.req.raw), { env: c.env, ctx: c.executionCtx }),
+)
 
 /** Routes without parameters, found by one look-up: the hot paths do not pay for a router's. */
 const exact: ReadonlyMap<string, Route> = new Map(
@@ -176,7 +180,7 @@ export async function fetchHandler(
   const url = URL.parse(request.url)
   if (url !== null) {
     const path = placed(url, Number(env.LOG_NUMBER ?? 1))
-    if (path === null) return toPrevious(request, url, env)
+    if (path === null) return toPrevious(request, url, { env, ctx })
     if (path !== url.pathname) {
       url.pathname = path
       request = new Request(url, request)
@@ -197,19 +201,24 @@ export async function fetchHandler(
 }
 
 /** A path of a log before this one; what was sealed again here gets a link. */
-async function toPrevious(request: Request, url: URL, env: Env): Promise<Response> {
+async function toPrevious(request: Request, url: URL, by: Counting): Promise<Response> {
+  const { env } = by
   try {
     return await linkSuccessor(await askPrevious(request, env), url, env)
   } catch (error) {
-    const refusal = refuse(error, requestIdOf(request))
+    const refusal = refuse(error, requestIdOf(request), by)
     return url.pathname.startsWith('/admin/') ? refusal : openToAll(refusal)
   }
 }
 
-interface Context {
-  readonly params: Readonly<Record<string, string>>
+/** What a refusal is counted with. */
+interface Counting {
   readonly env: Env
-  readonly ctx: Pick<ExecutionContext, 'waitUntil'>
+  readonly ctx: Background
+}
+
+interface Context extends Counting {
+  readonly params: Readonly<Record<string, string>>
   readonly url?: URL
 }
 
@@ -236,13 +245,14 @@ async function serve(route: Route, request: Request, context: Context): Promise<
           : checked(route.query, Object.fromEntries(url.searchParams), 'query'),
     })
   } catch (error) {
-    const refusal = refuse(error, id ?? requestIdOf(request))
+    const refusal = refuse(error, id ?? requestIdOf(request), context)
     return route.internal === true ? refusal : openToAll(refusal)
   }
 }
 
-function refuse(error: unknown, requestId: string): Response {
+function refuse(error: unknown, requestId: string, by: Counting): Response {
   const known = asVaultMeshError(error)
+  countProblem(known, by)
   if (known.status >= 500 && known.code !== 'bad-config') {
     const cause = known.cause instanceof Error ? known.cause.message : typeof known.cause
     console.error(
@@ -250,6 +260,10 @@ function refuse(error: unknown, requestId: string): Response {
     )
   }
   return problemResponse(known, requestId)
+}
+
+function countProblem({ code }: VaultMeshError, { env, ctx }: Counting): void {
+  count(env, ctx, 'vaultmesh_problems_total', { code })
 }
 
 function checked(

@@ -1,12 +1,17 @@
 /**
- * Batches: what each seal appended, its manifest, and its events.
+ * Batches: what each seal appended, its manifest, its events and its receipts. Alerts link here: a batch is anchored
+ * as a whole, so what it waits for all of its receipts wait for.
  */
 
 import * as z from 'zod'
+import { methodOf } from '#core/anchor-receipt.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { isoTime } from '#core/time.ts'
+import { anchorsOfLeaf } from '#store/anchor-receipts.ts'
 import { batchAt, listBatches, type BatchRecord } from '#store/batches.ts'
 import { eventsKey } from '#store/bucket.ts'
+import { leavesOf } from '#store/events.ts'
+import { statusOf } from '#store/receipts.ts'
 import { preferred } from './negotiation.ts'
 import { decimal, IMMUTABLE, json, route } from './route.ts'
 
@@ -20,9 +25,51 @@ const batchSchema = z
     sealedAt: z.string().meta({ format: 'date-time' }),
     manifest: z.string().describe('JWS vm-batch+jws by the node’s identity key'),
     checkpoint: z.string().describe('signed note of the log at treeSize'),
-    links: z.object({ self: z.string(), events: z.string() }),
+    links: z.object({
+      self: z.string(),
+      events: z.string(),
+      receipts: z.string().describe('how it is anchored, and the receipt of each of its events'),
+      anchors: z.string().describe('the anchor jobs of exactly this root'),
+    }),
   })
   .meta({ id: 'Batch' })
+
+const time = z.string().meta({ format: 'date-time' })
+
+const batchReceiptsSchema = z
+  .object({
+    height: z.int(),
+    treeSize: z.int(),
+    root: z.string().describe('sha256:<hex>'),
+    sealedAt: time,
+    status: z.enum(['sealed', 'anchored', 'final']).describe('as each of its receipts has it'),
+    missing: z.array(z.string()).describe('rails of the node that have not anchored it for good'),
+    anchors: z
+      .array(
+        z.looseObject({
+          chain: z.string(),
+          network: z.string(),
+          status: z.string(),
+          treeSize: z.int().describe('of the anchored tree: this one, or a later one'),
+          txHash: z.string().nullable(),
+          anchorTs: time.nullable(),
+          reason: z.string().optional().describe('why it waits'),
+        }),
+      )
+      .describe(
+        'of each kind the first verified one, else the oldest under way; proofs are in the receipts',
+      ),
+    receipts: z.array(
+      z.object({
+        leafIndex: z.int(),
+        eventHash: z.string(),
+        links: z.object({ receipt: z.string(), status: z.string() }),
+      }),
+    ),
+    next: z.int().nullable().describe('value of `from` for the page after it; null at the end'),
+    links: z.object({ batch: z.string(), anchors: z.string() }),
+  })
+  .meta({ id: 'BatchReceipts' })
 
 const height = decimal(1, undefined, [1]).describe('of the batch, from 1')
 
@@ -118,6 +165,69 @@ export const getBatchEvents = route({
   },
 })
 
+/** GET /batches/{height}/receipts: what a batch waits for, and who waits with it. */
+export const getBatchReceipts = route({
+  method: 'GET',
+  path: '/batches/{height}/receipts',
+  tag: 'batches',
+  summary: 'How a batch is anchored, and the receipts of its events',
+  params: z.object({ height }),
+  query: z.object({
+    from: decimal(0).optional().describe('leaf index to begin with: `next` of the page before'),
+    limit: decimal(1, 1000).default(100).describe('receipts a page; 100 if absent'),
+  }),
+  answers: {
+    200: {
+      description: 'in leaf order',
+      content: { 'application/json': batchReceiptsSchema },
+    },
+    404: { description: 'no such batch' },
+  },
+  async handle({ env, node, params, query }) {
+    const batch = await existing(env, params.height)
+    const { firstIndex, treeSize, root, sealedAt } = batch
+    const from = Math.max(firstIndex, query.from ?? 0)
+    const [leaves, { verified, pending }] = await Promise.all([
+      leavesOf(env.DB, { from, to: treeSize, limit: query.limit }),
+      anchorsOfLeaf(env.DB, treeSize - 1),
+    ])
+    const chains = new Set<string>(verified.map(({ chain }) => chain))
+    const last = leaves.at(-1)
+    return json({
+      height: batch.height,
+      treeSize,
+      root: `sha256:${root}`,
+      sealedAt: isoTime(sealedAt),
+      status: statusOf(node.config.rails, verified),
+      missing: node.config.rails.filter((rail) => !chains.has(rail)),
+      anchors: [
+        ...verified.map((anchor) => ({
+          chain: anchor.chain,
+          network: anchor.network,
+          method: methodOf(anchor),
+          status: anchor.status,
+          treeSize: anchor.treeSize,
+          txHash: anchor.txHash,
+          blockNumber: anchor.blockNumber,
+          anchorTs: anchor.anchorTs,
+        })),
+        ...pending,
+      ],
+      receipts: leaves.map(({ leafIndex, eventHash }) => ({
+        leafIndex,
+        eventHash,
+        links: { receipt: `/receipts/${eventHash}`, status: `/events/${eventHash}/status` },
+      })),
+      next: last === undefined || last.leafIndex + 1 >= treeSize ? null : last.leafIndex + 1,
+      links: { batch: `/batches/${batch.height}`, anchors: jobsOf(root) },
+    })
+  },
+})
+
+function jobsOf(root: string): string {
+  return `/anchors/status?root=0x${root}`
+}
+
 async function partOf(env: Env, batch: number, part: number): Promise<R2ObjectBody> {
   const object = await env.BUCKET.get(eventsKey(batch, part))
   if (object === null)
@@ -142,6 +252,11 @@ function shown(batch: BatchRecord) {
     sealedAt: isoTime(batch.sealedAt),
     manifest,
     checkpoint,
-    links: { self: `/batches/${h}`, events: `/batches/${h}/events` },
+    links: {
+      self: `/batches/${h}`,
+      events: `/batches/${h}/events`,
+      receipts: `/batches/${h}/receipts`,
+      anchors: jobsOf(batch.root),
+    },
   }
 }

@@ -8,6 +8,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { promiseBulk } from '#core/promise.ts'
 import type { Alg } from '#core/signer.ts'
 import { isoTime } from '#core/time.ts'
+import { count } from '#store/metrics.ts'
 import type { WatchedEvent } from '#store/webhooks.ts'
 import { admitAll, hashName } from './admission.ts'
 import { readBody, trimEnd } from './body.ts'
@@ -74,16 +75,16 @@ export async function postBulk(call: Call): Promise<Response> {
   for (const [i, { line }] of lines.entries()) {
     const mine = good[next]
     if (mine?.at !== i) {
-      results.push(JSON.stringify({ line, problem: problemOf(problems.get(i)!) }))
+      results.push(refusedLine(call, line, problems.get(i)!))
       continue
     }
     const admission = admissions[next++]!
     if (admission instanceof VaultMeshError) {
-      results.push(JSON.stringify({ line, problem: problemOf(admission) }))
+      results.push(refusedLine(call, line, admission))
       continue
     }
     if (admission.state === 'conflict') {
-      results.push(JSON.stringify({ line, problem: problemOf(conflict(admission)) }))
+      results.push(refusedLine(call, line, conflict(admission)))
       continue
     }
     hashes.push(admission.eventHash)
@@ -110,6 +111,12 @@ export async function postBulk(call: Call): Promise<Response> {
   return new Response(`{"results":[${results.join(',')}]${promise}}`, {
     headers: { 'content-type': 'application/json', 'cache-control': 'no-store' },
   })
+}
+
+function refusedLine({ env, ctx }: Call, line: number, error: VaultMeshError): string {
+  count(env, ctx, 'vaultmesh_events_total', { outcome: 'rejected' })
+  count(env, ctx, 'vaultmesh_problems_total', { code: error.code })
+  return JSON.stringify({ line, problem: problemOf(error) })
 }
 
 function lineEvent(bytes: Uint8Array): Uint8Array {

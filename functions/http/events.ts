@@ -203,7 +203,8 @@ async function firstOf<T>(
   return null
 }
 
-const time = z
+/** A moment in a query. */
+export const time = z
   .string()
   .transform((text, ctx) => {
     const at = parseTime(text)

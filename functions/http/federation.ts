@@ -20,7 +20,7 @@ import { isValidKey, mergeStatements, verifyStatements, type KeyHistory } from '
 import type { Admission, MeshView, Refused } from '#store/federation-api.ts'
 import { mediaType, readBody } from './body.ts'
 import { asVaultMeshError } from './problem.ts'
-import { decimal, json, route } from './route.ts'
+import { decimal, json, route, type Call } from './route.ts'
 
 /** How long the list of peers is believed, and how long if it is about to refuse somebody. */
 const ADMISSION_TTL_MS = 1000
@@ -78,6 +78,25 @@ async function judged<T>(env: Env, judge: (admission: Admission) => Promise<T>):
     if (!(error instanceof VaultMeshError) || error.code !== 'unknown-peer') throw error
     return await judge(await federated(knownAdmission(env, REFUSING_TTL_MS)))
   }
+}
+
+/**
+ * Judges by the keys of the node `did` (canonical): this one, or a listed peer. Throws `unknown-peer` for any other, also
+ * where there is no federation.
+ */
+export async function judgedByKeys<T>(
+  { env, node }: Pick<Call, 'env' | 'node'>,
+  did: string,
+  judge: (history: KeyHistory) => Promise<T>,
+): Promise<T> {
+  if (did === canonicalDid(node.nodeDid)) return judge(node.history)
+  // The node may have joined one just now.
+  const isIn = (await knownAdmission(env)) ?? (await knownAdmission(env, REFUSING_TTL_MS))
+  if (isIn === null) {
+    throw new VaultMeshError('unknown-peer', `${did} is not this node, which is in no federation.`)
+  }
+  // Null is for what a peer says of its keys at the same time, and it says nothing here.
+  return judged(env, async (admission) => judge((await historyOf(admission, did))!))
 }
 
 /** Has the list of peers read anew: something about them was changed here. */

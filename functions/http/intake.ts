@@ -13,6 +13,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import { receiptSchema } from '#core/receipt.ts'
 import { isoTime } from '#core/time.ts'
 import { identityOf, shardOf } from '#store/event-identity.ts'
+import { count } from '#store/metrics.ts'
 import { admit, hashName, poolError } from './admission.ts'
 import { answer } from './answer.ts'
 import { mediaType, readBody, trimEnd } from './body.ts'
@@ -114,7 +115,15 @@ export const postEvents = route({
     429: problem,
     503: problem,
   },
-  handle: post,
+  async handle(call) {
+    try {
+      return await post(call)
+    } catch (error) {
+      // A bulk that is refused as a whole is one refusal, whatever it held.
+      count(call.env, call.ctx, 'vaultmesh_events_total', { outcome: 'rejected' })
+      throw error
+    }
+  },
 })
 
 async function post(call: Call): Promise<Response> {

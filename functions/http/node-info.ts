@@ -5,6 +5,7 @@
 import * as z from 'zod'
 import { isoTime } from '#core/time.ts'
 import { webhookKey } from '#core/webhook.ts'
+import { alertUrl, runbookOf } from '#core/alert.ts'
 import { openAlerts } from '#store/alerts.ts'
 import { VERSION } from '#store/node.ts'
 import { lawOf } from './federation.ts'
@@ -154,10 +155,14 @@ export const getAlerts = route({
           .object({
             alerts: z.array(
               z.looseObject({
+                id: z.string().describe('the same wherever this alert is told of'),
                 kind: z.string(),
-                severity: z.string(),
+                key: z.string().describe('what it is about'),
+                severity: z.enum(['warning', 'critical']),
                 detail: z.string(),
-                link: z.string(),
+                link: z.string().describe('path of this log that shows what suffers'),
+                url: z.string().describe('the link as an address'),
+                runbook: z.string().describe('what to do: path in the project'),
                 openedAt: z.string().meta({ format: 'date-time' }),
               }),
             ),
@@ -166,10 +171,22 @@ export const getAlerts = route({
       },
     },
   },
-  async handle({ env }) {
-    const alerts = await openAlerts(env.DB)
+  async handle({ env, node, url }) {
+    const { origin, logNumber, publicUrl } = node.config
+    const alerts = await openAlerts(env.DB, origin)
+    const at = { publicUrl: publicUrl === '' ? url.origin : publicUrl, logNumber }
     return json({
-      alerts: alerts.map(({ openedAt, ...alert }) => ({ ...alert, openedAt: isoTime(openedAt) })),
+      alerts: alerts.map(({ id, kind, key, severity, detail, link, openedAt }) => ({
+        id,
+        kind,
+        key,
+        severity,
+        detail,
+        link,
+        url: alertUrl(at, link) ?? link,
+        runbook: runbookOf(kind),
+        openedAt: isoTime(openedAt),
+      })),
     })
   },
 })

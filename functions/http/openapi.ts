@@ -59,6 +59,10 @@ const tags = [
     description:
       'Logs of peers as this node has recomputed them from their events: C2SP tlog-tiles.',
   },
+  {
+    name: 'guardian',
+    description: 'Ψ, the node’s health as one number with everything that moved it: docs/psi.md.',
+  },
   { name: 'node', description: 'Who the node is and how it does.' },
   { name: 'docs', description: 'This document, for machines and for people.' },
 ] as const
@@ -246,6 +250,10 @@ curl -s -H 'accept: text/plain' "${LOCAL}/receipts/$hash"`,
     description:
       'Hash each line (without its newline) with SHA-256, and the RFC 6962 root over those hashes is `batchRoot` of the manifest.',
   },
+  'GET /batches/{height}/receipts': {
+    description:
+      'A batch is anchored as a whole, by an anchor of its root or of any later one. `missing` says what its receipts still wait for; alerts link to the batch.',
+  },
   'GET /log/checkpoint': {
     description:
       'At most a second old. Its key is `vkey` in /.well-known/vaultmesh.json.\n\nA node whose log has forked has more than one: log `n` is under `/log/<n>/` (checkpoint, tile, proof), and so are its `receipts`, `events` and `batches`. Without a number the paths below /log are those of the first log, all others of the newest. What a later log sealed again has `Link: <…>; rel="successor-version"` there.',
@@ -295,6 +303,24 @@ curl -s "${LOCAL}/log/$path" | od -An -tx1 | head -n 2`,
   'GET /federation/mesh': {
     description:
       'RFC 6962 root over the lines origin, height, treeSize and root of each log. Without a query: of every log the height that all live peers have reached; `query` is the same question for another node.',
+  },
+  'POST /guardian/telemetry': {
+    description:
+      'A node feeds itself once an interval, and hears its peers by gossip; this is the same door. docs/formats.md has the claims. Bring it once and in order: seq and ts grow.',
+    curl: `printf 'e30.e30.e30' | curl -s --data-binary @- -H 'content-type: application/jose' ${LOCAL}/guardian/telemetry || echo 'refused: no telemetry'`,
+  },
+  'GET /guardian': {
+    description:
+      'Ψ of each node with its terms, its signals and what each costs; contributions add up to what Ψ lacks. Before the first telemetry `nodes` is empty.',
+  },
+  'GET /guardian/telemetry': {
+    description:
+      'Mean, least and greatest of Ψ and of every signal, by step. Kept for TELEMETRY_RETENTION_DAYS.',
+    curl: `curl -s ${LOCAL}/guardian/telemetry`,
+  },
+  'GET /guardian/learn': {
+    description:
+      'The predictor behind PE is linear and looks one step ahead: `weights` is all it knows. What it expected stands beside what came.',
   },
   'GET /remembrancer/proofs/{chain}': {
     description:
@@ -353,6 +379,10 @@ Answer 2xx within 10 s to take it, 410 to end the webhook. Anything else, a redi
 curl -s "${LOCAL}/webhooks/$id"`,
   },
   'GET /healthz': { description: '200 as long as the process answers.' },
+  'GET /metrics': {
+    description:
+      'Counters are durable; gauges are read as you ask, and `vaultmesh_scrape_errors` names what could not be read, which is then left out. docs/metrics.md lists every metric. With `METRICS_TOKEN` set on the node, send it as a Bearer token.',
+  },
   'GET /.well-known/vaultmesh.json': {
     description: 'What a verifier pins: the log’s origin and key, the timestamp roots.',
   },

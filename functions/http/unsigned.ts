@@ -16,6 +16,7 @@ import { promiseEvent } from '#core/promise.ts'
 import { sha256 } from '#core/sha256.ts'
 import { isoTime } from '#core/time.ts'
 import { identityOf, shardOf } from '#store/event-identity.ts'
+import { count } from '#store/metrics.ts'
 import { admit, hashName, poolError } from './admission.ts'
 import { answer } from './answer.ts'
 import { limitAddress, limitSigner, linksOf, signers, terms } from './intake-rules.ts'
@@ -61,6 +62,7 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   }
   const { waitS } = readPrefer(call.request)
   if (first !== null) {
+    countDuplicate(call)
     await watchEvent(call, { eventHash: first.eventHash, did: name })
     const links = linksOf(first.eventHash)
     const promise = await promiseEvent(
@@ -89,8 +91,15 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   const open = await openEnvelope(utf8(await signJws(node.identity, EVENT_TYP, event)), signers)
   const { receivedAt, admission } = admit(env, call.ctx, node, open)
   // Two at once wrap at different times; the claim decides, and both get the first answer.
-  const settled = admission.then((a) =>
-    a.state === 'conflict' ? ({ ...a, state: 'duplicate' } as const) : a,
-  )
+  const settled = admission.then((a) => {
+    if (a.state !== 'conflict') return a
+    countDuplicate(call)
+    return { ...a, state: 'duplicate' } as const
+  })
   return answer(call, open, watched(call, { receivedAt, admission: settled }, name), waitS)
+}
+
+/** Of one that no Pool has counted: it never got there, or was another event to it. */
+function countDuplicate({ env, ctx }: Call): void {
+  count(env, ctx, 'vaultmesh_events_total', { outcome: 'duplicate' })
 }

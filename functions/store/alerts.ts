@@ -1,7 +1,9 @@
 /**
- * Alerts and dead letters: what an operator must see, once, until it is over.
+ * Alerts and dead letters: what an operator must see, once, until it is over. Who else is told of them is derived
+ * from these rows (store/alert-push.ts): whoever opens or clears one has nothing more to do.
  */
 
+import { alertId, type AlertFacts, type AlertKind, type AlertSeverity } from '#core/alert.ts'
 import { toHex, utf8 } from '#core/bytes.ts'
 import { sha256 } from '#core/sha256.ts'
 
@@ -10,10 +12,10 @@ export const WEBHOOK_ALERT = 'webhook_failing'
 
 /** An alert that is open or was. */
 export interface Alert {
-  readonly kind: string
+  readonly kind: AlertKind
   /** What it is about: one open alert for each kind and key. */
   readonly key: string
-  readonly severity: 'warning' | 'critical'
+  readonly severity: AlertSeverity
   readonly detail: string
   /** Path on this node that shows what suffers. */
   readonly link: string
@@ -55,6 +57,46 @@ export function clearAlert(
     .bind(nowAt, kind, key)
 }
 
+/**
+ * Makes the open alerts of a kind those of `alerts`, all of that kind: opens what is new, has the others say what
+ * is so now, clears the rest. With `prefix` only keys that begin with it are touched. One transaction; repeats
+ * change nothing.
+ */
+export async function settleAlerts(
+  db: D1Database,
+  kind: AlertKind,
+  alerts: readonly Alert[],
+  at: { readonly nowAt: number; readonly prefix?: string | undefined },
+): Promise<void> {
+  await db.batch(settledAlerts(db, kind, alerts, at))
+}
+
+/** The same as statements, to batch with others. */
+export function settledAlerts(
+  db: D1Database,
+  kind: AlertKind,
+  alerts: readonly Alert[],
+  { nowAt, prefix = '' }: { readonly nowAt: number; readonly prefix?: string | undefined },
+): D1PreparedStatement[] {
+  return [
+    ...alerts.map(({ key, severity, detail, link }) =>
+      db
+        .prepare(
+          `INSERT INTO alerts (kind, key, severity, detail, link, opened_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+           ON CONFLICT (kind, key) WHERE cleared_at IS NULL DO UPDATE SET detail = ?4, link = ?5
+           WHERE detail <> ?4 OR link <> ?5`,
+        )
+        .bind(kind, key, severity, detail, link, nowAt),
+    ),
+    db
+      .prepare(
+        `UPDATE alerts SET cleared_at = ?1 WHERE kind = ?2 AND cleared_at IS NULL
+         AND substr(key, 1, length(?4)) = ?4 AND key NOT IN (SELECT value FROM json_each(?3))`,
+      )
+      .bind(nowAt, kind, JSON.stringify(alerts.map(({ key }) => key)), prefix),
+  ]
+}
+
 /** Marks the dead letters of a queue as done with: their work succeeded by other means. */
 export function closeDeadLetters(
   db: D1Database,
@@ -66,20 +108,36 @@ export function closeDeadLetters(
     .bind(nowAt, queue)
 }
 
+/** A row of `alerts`. */
+export interface AlertRow extends Alert {
+  readonly openedAt: number
+  readonly clearedAt: number | null
+}
+
+/** The columns of a row, for a statement that calls the table `a`. */
+export const ALERT_COLUMNS =
+  'a.kind, a.key, a.severity, a.detail, a.link, a.opened_at AS openedAt, a.cleared_at AS clearedAt'
+
 /**
- * Alerts that are open, newest first, as anybody may read them: who knows the id of a webhook may ask how it does,
- * so its alert shows the first 16 digits of the id's SHA-256, which its owner and the operator can tell.
+ * An alert of the log `origin` as anybody may read it: who knows the id of a webhook may ask how it does, so its
+ * alert shows the first 16 digits of the id's SHA-256, which its owner and the operator can tell.
  */
-export async function openAlerts(db: D1Database): Promise<(Alert & { openedAt: number })[]> {
+export function shownAlert(row: AlertRow, origin: string): AlertFacts {
+  const { kind, key, severity, detail, link, openedAt, clearedAt } = row
+  const id = alertId({ origin, kind, key, openedAt })
+  const shown = { id, kind, key, severity, detail, link, openedAt, clearedAt }
+  if (kind !== WEBHOOK_ALERT) return shown
+  return { ...shown, key: toHex(sha256(utf8(key))).slice(0, 16), link: '/docs' }
+}
+
+/** Alerts that are open, newest first, as anybody may read them. */
+export async function openAlerts(db: D1Database, origin: string): Promise<AlertFacts[]> {
   const { results } = await db
     .prepare(
-      'SELECT kind, key, severity, detail, link, opened_at AS openedAt FROM alerts WHERE cleared_at IS NULL ORDER BY opened_at DESC LIMIT 100',
+      `SELECT ${ALERT_COLUMNS} FROM alerts a WHERE cleared_at IS NULL ORDER BY opened_at DESC, id DESC LIMIT 100`,
     )
-    .all<Alert & { openedAt: number }>()
-  return results.map((alert) => {
-    if (alert.kind !== WEBHOOK_ALERT) return alert
-    return { ...alert, key: toHex(sha256(utf8(alert.key))).slice(0, 16), link: '/docs' }
-  })
+    .all<AlertRow>()
+  return results.map((row) => shownAlert(row, origin))
 }
 
 /** A message that its queue gave up on. */
@@ -120,4 +178,14 @@ export async function listDeadLetters(db: D1Database): Promise<DeadLetter[]> {
 /** Marks a dead letter as replayed. */
 export async function markReplayed(db: D1Database, id: string, nowAt: number): Promise<void> {
   await db.prepare('UPDATE dead_letters SET replayed_at = ? WHERE id = ?').bind(nowAt, id).run()
+}
+
+/** How many dead letters are open, by queue; a queue without any is left out. */
+export async function countDeadLetters(db: D1Database): Promise<ReadonlyMap<string, number>> {
+  const { results } = await db
+    .prepare(
+      'SELECT queue, count(*) AS n FROM dead_letters WHERE replayed_at IS NULL GROUP BY queue',
+    )
+    .all<{ queue: string; n: number }>()
+  return new Map(results.map(({ queue, n }) => [queue, n]))
 }

@@ -11,6 +11,7 @@ import { isoTime } from '#core/time.ts'
 import { raiseAlert } from '#store/alerts.ts'
 import type { AnchorRow } from '#store/anchors.ts'
 import { putImmutable } from '#store/bucket.ts'
+import { batchLink, heightOfTree } from '#store/suffering.ts'
 
 /** A receipt of a chain is first looked at again after an hour. */
 const FIRST_CHECK_MS = 3_600_000
@@ -102,6 +103,7 @@ async function revisionOf(db: D1Database, job: Job): Promise<number> {
 /** A receipt to hold against the chain again. */
 export interface ReceiptToCheck extends Job {
   readonly id: number
+  readonly treeSize: number
   readonly revision: number
   readonly json: string
 }
@@ -114,7 +116,7 @@ export async function receiptsToCheck(
 ): Promise<ReceiptToCheck[]> {
   const { results } = await db
     .prepare(
-      `SELECT r.id, r.root, r.chain, r.network, r.method, r.revision, r.json FROM receipt_checks c
+      `SELECT r.id, r.tree_size AS treeSize, r.root, r.chain, r.network, r.method, r.revision, r.json FROM receipt_checks c
        JOIN receipts r ON r.id = c.receipt_id WHERE c.due_at <= ?1 ORDER BY c.due_at LIMIT ?2`,
     )
     .bind(nowAt, limit)
@@ -166,7 +168,7 @@ export async function revokeReceipt(
         key: revokedKey(receipt),
         severity: 'critical',
         detail: `The receipt of ${txHash} is void: ${reason}`,
-        link: '/anchors/status',
+        link: batchLink(await heightOfTree(DB, receipt.treeSize), '/anchors/status'),
       },
       nowAt,
     ),

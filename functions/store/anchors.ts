@@ -82,6 +82,26 @@ export function configuredRails(config: Config): readonly ConfiguredRail[] {
   return rails
 }
 
+/** Blocks of ten minutes; two epochs of EVM finality; a calendar's own transaction and what it waits for; one request. */
+const BITCOIN_BLOCK_MS = 600_000
+const EVM_FINAL_MS = 780_000
+const CALENDAR_MS = 86_400_000
+const TSA_MS = 10_000
+/** Chains of a devnet make their blocks as they are asked to. */
+const DEVNET_MS = 60_000
+
+/** How long an anchor takes from its job to its receipt when all is well, in ms. */
+export function usualConfirmationMs(config: Config, rail: ConfiguredRail): number {
+  if (rail.chain === 'TSA') return TSA_MS
+  if (rail.method === 'calendar') return CALENDAR_MS
+  if (rail.chain === 'EVM')
+    return rail.network === evmNetwork(DEVNET_CHAIN) ? DEVNET_MS : EVM_FINAL_MS
+  return rail.network === 'regtest' ? DEVNET_MS : (config.bitcoin?.depth ?? 7) * BITCOIN_BLOCK_MS
+}
+
+/** EIP-155 id of anvil and its like. */
+const DEVNET_CHAIN = 31_337
+
 /**
  * Creates the jobs that anchor a root on the rails of one chain, once, wakes their consumer and returns
  * their ids, old ones too. Older jobs of the same rail that owe nothing to anybody end here: the newer root
@@ -241,6 +261,16 @@ export async function dueAnchors(
     .where(and(isOpen, lte(anchors.nextAt, nowAt), lte(anchors.leaseUntil, nowAt)))
     .orderBy(asc(anchors.nextAt))
     .limit(100)
+}
+
+/** Sends a message for each row that is due and has no live lease. */
+export async function sweepAnchors(env: Env, nowAt: number): Promise<number> {
+  const rows = await dueAnchors(env.DB, nowAt)
+  for (const chain of new Set(rows.map((row) => row.chain))) {
+    const due = rows.filter((row) => row.chain === chain)
+    await anchorQueue(env, chain).sendBatch(due.map(({ id }) => ({ body: { id } })))
+  }
+  return rows.length
 }
 
 /** Renews the lease of a row that is still being worked on; false if somebody else has it. */

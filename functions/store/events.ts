@@ -17,6 +17,27 @@ const CHUNK_CHARS = 1_000_000
 /** Interned names kept in an isolate. */
 const MAX_NAMES = 10_000
 
+/** A leaf and the hash of its event, `sha256:<hex>`. */
+export interface Leaf {
+  readonly leafIndex: number
+  readonly eventHash: string
+}
+
+/** The leaves of `[from, to)` in order, at most `limit`. */
+export async function leavesOf(
+  db: D1Database,
+  { from, to, limit }: { readonly from: number; readonly to: number; readonly limit: number },
+): Promise<Leaf[]> {
+  const { results } = await db
+    .prepare(
+      `SELECT leaf_index AS leafIndex, 'sha256:' || lower(hex(event_hash)) AS eventHash FROM events
+       WHERE leaf_index >= ?1 AND leaf_index < ?2 ORDER BY leaf_index LIMIT ?3`,
+    )
+    .bind(from, to, limit)
+    .all<Leaf>()
+  return results
+}
+
 /** Where an event stands in the log and in R2. */
 export interface IndexedEvent {
   readonly leafIndex: number

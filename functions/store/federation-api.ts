@@ -3,12 +3,18 @@
  */
 
 import type { Conflict } from '#core/fork-choice.ts'
-import type { Code, Extra } from '#core/errors.ts'
+import { VaultMeshError, type Code, type Extra } from '#core/errors.ts'
 import type { FeedItem } from '../remembrancer.ts'
 
 /** Errors do not cross an RPC with their codes; refusals do. */
 export interface Refused {
   readonly refusal: { readonly code: Code; readonly detail: string; readonly extra: Extra }
+}
+
+/** A refusal as a value. Throws whatever is none. */
+export function refusalOf(error: unknown): Refused {
+  if (!(error instanceof VaultMeshError)) throw error
+  return { refusal: { code: error.code, detail: error.message, extra: error.extra } }
 }
 
 /** An envelope that answers one. */
@@ -57,6 +63,17 @@ export interface PeersView {
   readonly lawHash: string
   readonly peers: readonly PeerView[]
   /** Refused envelopes, by code. */
+  readonly refusals: Readonly<Record<string, number>>
+}
+
+/** What /metrics shows of the federation. */
+export interface FederationFigures {
+  /** How many peers are in each state. */
+  readonly peers: Readonly<Record<PeerView['state'], number>>
+  /** Logs of which two histories are known. */
+  readonly conflicts: number
+  readonly quarantined: number
+  /** Refused envelopes, by code; they never fall. */
   readonly refusals: Readonly<Record<string, number>>
 }
 

@@ -46,6 +46,14 @@ export async function allProviders(db: D1Database): Promise<(ProviderRecord & Ra
   return results
 }
 
+/** A second of latency counts as much as a tenth of success. */
+const LATENCY_COST_PER_MS = 0.1 / 1000
+
+/** What a provider is worth: its success, less what its latency costs. Nobody knows a new one: it is tried. */
+export function scoreOf(record: ProviderRecord | undefined): number {
+  return record === undefined ? 1 : record.success - record.latencyMs * LATENCY_COST_PER_MS
+}
+
 /** Writes what was learnt. Two steps at once overwrite each other: it is a mean, not a count of money. */
 export async function saveProviders(
   db: D1Database,

@@ -209,17 +209,67 @@ export const alerts = sqliteTable(
     uniqueIndex('alerts_open')
       .on(t.kind, t.key)
       .where(sql`cleared_at IS NULL`),
+    index('alerts_cleared')
+      .on(t.clearedAt)
+      .where(sql`cleared_at IS NOT NULL`),
   ],
 )
 
-/** Messages a queue gave up on; the work they name is still in storage. */
-export const deadLetters = sqliteTable('dead_letters', {
-  id: text().primaryKey(),
-  queue: text().notNull(),
-  body: text().notNull(),
-  receivedAt: integer('received_at').notNull(),
-  replayedAt: integer('replayed_at'),
+/** Whom the node itself tells of alerts: one row for each configured target, from when on. */
+export const alertTargets = sqliteTable('alert_targets', {
+  /** alertmanager | webhook; where it is stands in the settings alone. */
+  name: text().primaryKey(),
+  /** What was cleared before nobody is told of. */
+  since: integer().notNull(),
+  /** Runs in a row in which it took nothing: the exponent of the backoff. */
+  failures: integer().notNull().default(0),
+  /** When to try again, or until when somebody does. */
+  dueAt: integer('due_at').notNull(),
+  version: integer().notNull().default(0),
 })
+
+/** What each target was told of each alert last: no row, nothing yet. */
+export const alertPushes = sqliteTable(
+  'alert_pushes',
+  {
+    target: text().notNull(),
+    alertId: integer('alert_id').notNull(),
+    /** opened | resolved; empty while no attempt succeeded. */
+    told: text().notNull(),
+    toldAt: integer('told_at').notNull(),
+    /** Failed attempts since the last success, and when the next one may be. */
+    failures: integer().notNull().default(0),
+    nextAt: integer('next_at').notNull().default(0),
+    /** What the last attempt met. */
+    result: text(),
+  },
+  (t) => [primaryKey({ columns: [t.target, t.alertId] })],
+)
+
+/** What the watchers remember between two looks (store/watch.ts): a few rows of JSON. */
+export const watchState = sqliteTable('watch_state', {
+  name: text().primaryKey(),
+  /** When it may be looked at again. */
+  dueAt: integer('due_at').notNull(),
+  value: text().notNull(),
+})
+
+/** Messages a queue gave up on; the work they name is still in storage. */
+export const deadLetters = sqliteTable(
+  'dead_letters',
+  {
+    id: text().primaryKey(),
+    queue: text().notNull(),
+    body: text().notNull(),
+    receivedAt: integer('received_at').notNull(),
+    replayedAt: integer('replayed_at'),
+  },
+  (t) => [
+    index('dead_letters_open')
+      .on(t.queue)
+      .where(sql`replayed_at IS NULL`),
+  ],
+)
 
 /** Who is told of events: one row for each URL of a DID or of an event. */
 export const webhooks = sqliteTable(

@@ -40,6 +40,23 @@ export interface SealMessage {
   readonly height?: number
 }
 
+/** What a watcher sees of the seals (store/watch.ts). */
+export interface SealWatch {
+  /** True once the log was ended: what waits is the successor's. */
+  readonly halted: boolean
+  /** Of the newest sealed batch. */
+  readonly height: number
+  /** Events that wait for their seal. */
+  readonly waiting: number
+  /** When the oldest of them was accepted, epoch ms; null if none waits. */
+  readonly oldestAt: number | null
+  /** Those that were accepted before the moment asked for. */
+  readonly overdue: number
+  /** Batches sealed, and attempts that failed, since the moment asked for. */
+  readonly sealed: number
+  readonly failed: number
+}
+
 /** How a log stands that may have been ended. */
 export interface Standing {
   /** Why it seals nothing any more; null while it grows. */

@@ -76,6 +76,11 @@ export function anchorVsize(type: AddressType, inputs: number): number {
   return Math.ceil((base * 4 + 2 + inputs * witness) / 4)
 }
 
+/** The least change that is relayed, in satoshi. */
+export function dustSat(type: AddressType): number {
+  return SIZES[type].dust
+}
+
 /** Satoshi for an anchor. */
 export function anchorFee(type: AddressType, inputs: number, feerate: number): number {
   return Math.ceil(feerate * anchorVsize(type, inputs))

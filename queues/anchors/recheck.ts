@@ -9,6 +9,7 @@
 
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
 import { receiptsToCheck, revokeReceipt, scheduleCheck } from '#store/anchor-receipts.ts'
+import { count, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import type { RailContext } from './rail.ts'
 import { railOf } from './rails.ts'
@@ -21,7 +22,11 @@ const EVERY_MS = 3_600_000
 const PER_TICK = 10
 
 /** Looks at the receipts that are due; returns how many were revoked. A provider that fails is asked next hour. */
-export async function recheckReceipts(env: Env, nowAt: number): Promise<number> {
+export async function recheckReceipts(
+  env: Env,
+  nowAt: number,
+  ctx: Background | undefined,
+): Promise<number> {
   const due = await receiptsToCheck(env.DB, nowAt, PER_TICK)
   let revoked = 0
   for (const row of due) {
@@ -38,7 +43,12 @@ export async function recheckReceipts(env: Env, nowAt: number): Promise<number> 
     }
     let reason: string | null = null
     try {
-      reason = (await rail?.disproof?.(receipt, context)) ?? null
+      if (rail?.disproof !== undefined) {
+        reason = await rail.disproof(receipt, context)
+        const outcome = reason === null ? 'ok' : 'failed'
+        const { chain } = receipt
+        count(env, ctx, 'vaultmesh_receipt_verifications_total', { chain, outcome })
+      }
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)
       console.error(JSON.stringify({ level: 'warn', msg: 'receipt not rechecked', error: message }))

@@ -12,6 +12,7 @@ import { VaultMeshError } from '#core/errors.ts'
 import {
   loadProviders,
   saveProviders,
+  scoreOf,
   type ProviderRecord,
   type RailName,
 } from '#store/providers.ts'
@@ -22,8 +23,6 @@ const WEIGHT = 0.2
 const OPEN_AFTER = 3
 const FIRST_PAUSE_MS = 30_000
 const LONGEST_PAUSE_MS = 600_000
-/** A second of latency counts as much as a tenth of success. */
-const LATENCY_COST_PER_MS = 0.1 / 1000
 
 /** A route that remembers, for the calls of one step on one rail. */
 export class RememberedRoute implements Route {
@@ -134,11 +133,6 @@ export class RememberedRoute implements Route {
 }
 
 const NEW = { success: 1, latencyMs: 0, calls: 0, failures: 0, openUntil: 0, lastError: null }
-
-/** What a provider is worth: its success, less what its latency costs. Nobody knows a new one: it is tried. */
-export function scoreOf(record: ProviderRecord | undefined): number {
-  return record === undefined ? 1 : record.success - record.latencyMs * LATENCY_COST_PER_MS
-}
 
 function mean(before: number, now: number): number {
   return before + WEIGHT * (now - before)

@@ -6,12 +6,12 @@
 import worker from '../../functions/worker.ts'
 import { Date, setClock } from './clock.ts'
 
-export { Federation, Pool, Sequencer, Wallet } from '../../functions/worker.ts'
+export { Counters, Federation, Guardian, Pool, Sequencer, Wallet } from '../../functions/worker.ts'
 
 export default {
   queue: worker.queue,
-  scheduled: ({ cron, noRetry }, env) =>
-    worker.scheduled({ cron, noRetry, scheduledTime: Date.now() }, env),
+  scheduled: ({ cron, noRetry }, env, ctx) =>
+    worker.scheduled({ cron, noRetry, scheduledTime: Date.now() }, env, ctx),
   fetch(request, env, ctx) {
     const { pathname, searchParams } = new URL(request.url)
     if (pathname !== '/lab/clock') return worker.fetch(request, env, ctx)

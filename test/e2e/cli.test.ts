@@ -519,7 +519,7 @@ describe('exit codes', () => {
     [['post', '/nonexistent']],
     [['post', '--type', 'x', '--wait', 'soon']],
     [['post', '--type', 'x', '--key', '/nonexistent']],
-    [['status']],
+    [['status', '0'.repeat(64), 'more']],
     [['status', 'xyz']],
     [['receipt', '0'.repeat(64), '--format', 'pdf']],
     [['verify']],

@@ -111,8 +111,13 @@ export class FedNode {
     this.witness = known.witness.vkey
   }
 
-  /** Starts a node without a federation. `script` is the Worker, if it is not the one of the product. */
-  static async start(name: string, dir: string, script?: string): Promise<FedNode> {
+  /** Starts a node without a federation. `script` is the Worker, if it is not the one of the product; `more` are settings. */
+  static async start(
+    name: string,
+    dir: string,
+    script?: string,
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<FedNode> {
     const port = await freePort()
     const lines: string[] = []
     const before = new Set(workerds())
@@ -132,6 +137,7 @@ export class FedNode {
         RATE_LIMIT_DID: '0',
         RATE_LIMIT_IP: '0',
         RAILS: '',
+        ...more,
       },
     })
     const pid = workerds().find((found) => !before.has(found))!

@@ -12,7 +12,14 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { readFileSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import worker, { Federation, Pool, Sequencer, Wallet } from '../../functions/worker.ts'
+import worker, {
+  Counters,
+  Federation,
+  Guardian,
+  Pool,
+  Sequencer,
+  Wallet,
+} from '../../functions/worker.ts'
 import { D1Sim, SqlStorageSim } from './sqlite.ts'
 
 /** How a step goes wrong. */
@@ -42,6 +49,7 @@ const MAX_RETRIES: Record<string, number> = {
   'anchor-evm': 100,
   'anchor-dlq': 100,
   webhooks: 3,
+  alerts: 3,
 }
 const DEAD: Record<string, string> = {
   seal: 'sealer-dlq',
@@ -54,7 +62,14 @@ const CLASSES = {
   SEQUENCER: Sequencer,
   WALLET: Wallet,
   FEDERATION: Federation,
+  COUNTERS: Counters,
+  GUARDIAN: Guardian,
 } as const
+type Binding = keyof typeof CLASSES
+/** Without COUNTERS and GUARDIAN: what is counted, and who looks on, is no step of what most tests break. */
+const BOUND: readonly Binding[] = ['POOL', 'SEQUENCER', 'WALLET', 'FEDERATION']
+/** A Guardian that looks at nothing. */
+const ASLEEP = { getByName: () => ({ sweep: () => Promise.resolve() }) }
 /** Which life of the process runs this code: the network is global, and a killed process must not reach it. */
 const life = new AsyncLocalStorage<number>()
 
@@ -76,6 +91,7 @@ export class Platform {
   deadLettered = 0
   env: Env
   readonly #vars: Readonly<Record<string, string>>
+  readonly #bound: readonly Binding[]
   #generation = 0
   #number = 0
   readonly #disks = new Map<string, DatabaseSync>()
@@ -87,7 +103,7 @@ export class Platform {
   #background = new Set<Promise<unknown>>()
   #ids = 0
 
-  constructor(vars: Readonly<Record<string, string>>) {
+  constructor(vars: Readonly<Record<string, string>>, more: readonly Binding[] = []) {
     const folder = resolve(import.meta.dirname, '../../migrations')
     for (const file of readdirSync(folder)
       .filter((f) => f.endsWith('.sql'))
@@ -97,6 +113,7 @@ export class Platform {
       )
     }
     this.#vars = vars
+    this.#bound = [...BOUND, ...more]
     this.env = this.#makeEnv()
   }
 
@@ -116,6 +133,7 @@ export class Platform {
       ANCHOR_BTC_QUEUE: 'anchor-btc',
       ANCHOR_EVM_QUEUE: 'anchor-evm',
       WEBHOOK_QUEUE: 'webhooks',
+      ALERT_QUEUE: 'alerts',
     })) {
       env[binding] = {
         send: (body: unknown) => step(`queue.send ${queue}`, () => this.#enqueue(queue, body)),
@@ -125,7 +143,8 @@ export class Platform {
           ),
       }
     }
-    for (const binding of ['POOL', 'SEQUENCER', 'WALLET', 'FEDERATION'] as const) {
+    env['GUARDIAN'] = ASLEEP
+    for (const binding of this.#bound) {
       env[binding] = { getByName: (name: string) => this.#stub(step, binding, name) }
     }
     return env as unknown as Env
@@ -277,6 +296,11 @@ export class Platform {
     return this.#disks.get(id)?.prepare(sql).all() ?? []
   }
 
+  /** A statement on D1 behind everybody's back. */
+  index(sql: string): Record<string, unknown>[] {
+    return this.#d1.prepare(sql).all()
+  }
+
   /** The process dies: memory and messages are gone, storage stays. */
   kill(): void {
     this.#generation++
@@ -285,15 +309,16 @@ export class Platform {
     this.env = this.#makeEnv()
   }
 
+  readonly #ctx = {
+    waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise),
+    passThroughOnException() {},
+  } as never
+
   /** A request to the Worker. Throws `Killed` if the process died under it. */
   async fetch(path: string, init?: RequestInit): Promise<Response> {
     const generation = this.#generation
-    const ctx = {
-      waitUntil: (promise: Promise<unknown>) => this.#inBackground(promise),
-      passThroughOnException() {},
-    }
     const request = new Request(`http://node${path}`, init)
-    const response = await life.run(generation, () => worker.fetch(request, this.env, ctx as never))
+    const response = await life.run(generation, () => worker.fetch(request, this.env, this.#ctx))
     if (generation !== this.#generation) throw new Killed('request')
     return response
   }
@@ -336,7 +361,7 @@ export class Platform {
     const generation = this.#generation
     let thrown = false
     try {
-      await life.run(generation, () => worker.queue(batch as never, this.env))
+      await life.run(generation, () => worker.queue(batch as never, this.env, this.#ctx))
     } catch {
       thrown = true
     }
@@ -368,9 +393,7 @@ export class Platform {
     }
     try {
       const minute = { cron: '* * * * *', scheduledTime: nowAt }
-      await life.run(this.#generation, () =>
-        worker.scheduled(minute as never, this.env, undefined as never),
-      )
+      await life.run(this.#generation, () => worker.scheduled(minute as never, this.env, this.#ctx))
     } catch {
       // The next minute tries again.
     }

@@ -1,0 +1,1 @@
+CREATE INDEX `dead_letters_open` ON `dead_letters` (`queue`) WHERE replayed_at IS NULL;
