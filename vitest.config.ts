@@ -1,7 +1,10 @@
 import path from 'node:path'
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
+import { writeAssets } from './scripts/build-assets.ts'
 
+// What the Worker holds for browsers, as of now.
+await writeAssets()
 const migrations = await readD1Migrations(path.join(import.meta.dirname, 'migrations'))
 
 export default defineConfig({

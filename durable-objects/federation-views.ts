@@ -90,6 +90,12 @@ export class FederationViews {
         told === undefined || followed === null
           ? null
           : Math.max(0, told.height - followed.tipHeight),
+      tips: peer.tips.map(({ origin, height, treeSize, root }) => ({
+        origin,
+        height,
+        treeSize,
+        root: `sha256:${root}`,
+      })),
       failures: peer.failures,
       nextVisit: peer.nextAt === 0 ? null : isoTime(peer.nextAt),
       error: peer.error,

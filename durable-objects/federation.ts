@@ -105,8 +105,11 @@ export class Federation extends DurableObject<Env> {
 
   // ── configuration and envelopes ──────────────────────────────────────────────────────────────
 
-  /** Takes a configuration over (config/federation.yaml as text), from now on. Null leaves the federation. */
-  async apply(yaml: string | null): Promise<{ readonly peers: number } | Refused> {
+  /**
+   * Takes a configuration over (config/federation.yaml as text), from now on. Null leaves the federation. With `seen`
+   * it is refused (`changed-meanwhile`) unless that is the one in force.
+   */
+  async apply(yaml: string | null, seen?: string): Promise<{ readonly peers: number } | Refused> {
     try {
       const node = await nodeOf(this.#state.env)
       const parsed = yaml === null ? null : parseFederationConfig(yaml)
@@ -118,6 +121,12 @@ export class Federation extends DurableObject<Env> {
         )
       }
       this.ctx.storage.transactionSync(() => {
+        if (seen !== undefined && this.#state.recall('yaml') !== seen) {
+          throw new VaultMeshError(
+            'changed-meanwhile',
+            'The configuration is another than you looked at.',
+          )
+        }
         if (yaml === null) this.#state.forget('yaml')
         else this.#state.remember('yaml', yaml)
         this.#state.peers.list(

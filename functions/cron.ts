@@ -6,6 +6,7 @@
 import { sweepAnchors } from '#store/anchors.ts'
 import { flushCounts, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
+import { forgetSessions } from '#store/sessions.ts'
 import { succeed } from './http/succession.ts'
 import { wakeAlerts } from '../queues/alert-push.ts'
 import { watchAge } from '../queues/anchor.ts'
@@ -75,6 +76,11 @@ const jobs: readonly Job[] = [
     cron: '* * * * *',
     name: 'wake webhooks',
     run: wakeWebhooks,
+  },
+  {
+    cron: '* * * * *',
+    name: 'forget sessions',
+    run: (env, nowAt) => forgetSessions(env.DB, nowAt),
   },
   // Last: it asks chains, and one that hangs must not keep the others waiting.
   {

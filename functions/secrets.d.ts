@@ -12,6 +12,8 @@ interface Env {
   EVM_PRIVATE_KEY?: string
   /** RPCs of the EVM chain; URLs may hold keys. */
   EVM_URLS?: string
+  /** Proves to the identity provider that this node asks; absent for a public client. */
+  OIDC_CLIENT_SECRET?: string
   /** PEM certificates that timestamp chains must end in. */
   TSA_ROOTS?: string
   /** Guards /metrics and the Guardian when set. */

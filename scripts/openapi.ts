@@ -49,6 +49,10 @@ export const generated = { document: openApiDocument(routes), routes, notes, wor
       {
         name: 'no-feedback',
         setup(bundle) {
+          bundle.onResolve({ filter: /^#assets$/ }, ({ path }) => ({ path, namespace: 'none' }))
+          bundle.onLoad({ filter: /./, namespace: 'none' }, () => ({
+            contents: 'export const assets = {}',
+          }))
           bundle.onLoad({ filter: /[/\\]openapi\.json$/ }, () => ({
             contents: '{}',
             loader: 'json',

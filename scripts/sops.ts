@@ -45,6 +45,7 @@ export const secretVariables: Readonly<Record<string, { form: RegExp; said: stri
   EVM_URLS: { form: /^[\x21-\x7e]+$/, said: 'URLs without spaces' },
   ALERTMANAGER_URL: { form: /^[\x21-\x7e]+$/, said: 'a URL without spaces' },
   ALERT_WEBHOOK_URL: { form: /^[\x21-\x7e]+$/, said: 'a URL without spaces' },
+  OIDC_CLIENT_SECRET: { form: /^[\x20-\x7e]{1,512}$/, said: 'at most 512 ASCII characters' },
 }
 
 /** The folder of secrets where none is named. */

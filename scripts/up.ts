@@ -1,7 +1,8 @@
 /**
- * `make up`: a devnet node with real chains and a real timestamp authority beside it, shown at work.
+ * `make up`: a devnet node with real chains, a real timestamp authority and a real OpenID provider beside it, shown
+ * at work.
  *
- * Starts bitcoind on regtest, anvil and openssl (what is absent is named and its rail off), starts the
+ * Starts bitcoind on regtest, anvil, openssl and oidc-provider (what is absent is named and its part off), starts the
  * node, makes a client key, posts a first event, waits until its receipt is final on every rail, verifies
  * that receipt from its file and prints what was checked; then goes on serving until Ctrl-C (`--once`:
  * stops). Limits are off and times short: a devnet is for looking, and worth nothing.
@@ -18,7 +19,8 @@ import type { Terminal } from './cli/command.ts'
 import { makeKey, signerFrom } from './cli/keygen.ts'
 import { getJson } from './cli/remote.ts'
 import { reportLines } from './cli/verify.ts'
-import { startDevnet, type Devnet, type Part } from './devnet/devnet.ts'
+import { startDevnet, type Devnet } from './devnet/devnet.ts'
+import { hasOidc, missingOidc, startOidc, USERS, type Oidc } from './devnet/oidc.ts'
 import { anchorVars, partsOf } from './devnet/settings.ts'
 import { fail } from './fail.ts'
 import { RECEIPTS_DIR } from './receipt-files.ts'
@@ -46,6 +48,9 @@ const DEVNET = {
   GUARDIAN_INTERVAL_MS: '5000',
 } as const
 
+/** What can be left out. */
+const PARTS = ['btc', 'evm', 'tsa', 'oidc'] as const
+
 /** A due anchor is made within its interval and one cron minute. */
 const ANCHOR_TIMEOUT_MS = 90_000
 
@@ -63,6 +68,7 @@ export async function up(args: readonly string[]): Promise<number> {
       'tsa-port': { type: 'string', default: String(DEFAULT_PORT + 1) },
       'btc-port': { type: 'string', default: String(DEFAULT_PORT + 2) },
       'evm-port': { type: 'string', default: String(DEFAULT_PORT + 3) },
+      'oidc-port': { type: 'string', default: String(DEFAULT_PORT + 4) },
       without: { type: 'string', multiple: true },
       once: { type: 'boolean', default: false },
     },
@@ -73,8 +79,13 @@ export async function up(args: readonly string[]): Promise<number> {
     btc: portOf(values['btc-port'], '--btc-port'),
     evm: portOf(values['evm-port'], '--evm-port'),
   }
-  const without = partsOf(values.without ?? [])
+  const without = partsOf(values.without ?? [], PARTS)
+  const oidcPort = portOf(values['oidc-port'], '--oidc-port')
+  // Whoever names a provider of their own gets that one.
+  const isOidcHere = !without.has('oidc') && (process.env['OIDC_ISSUER'] ?? '') === ''
+  const nodeUrl = process.env['PUBLIC_URL'] ?? `http://127.0.0.1:${portOf(values.port)}`
   let devnet: Devnet | undefined
+  let oidc: Oidc | null = null
   let node: RunningNode | undefined
   try {
     node = await startNode({
@@ -84,17 +95,22 @@ export async function up(args: readonly string[]): Promise<number> {
       // Once the home is ours: two devnets must not share one authority's keys and one chain's folder.
       vars: async () => {
         for (const [part, port] of Object.entries(ports)) {
-          if (!without.has(part as Part)) await checkPort('127.0.0.1', port, `--${part}-port`)
+          if (!without.has(part as 'tsa')) await checkPort('127.0.0.1', port, `--${part}-port`)
         }
+        if (isOidcHere) await checkPort('127.0.0.1', oidcPort, '--oidc-port')
         const dir = join(home.path, 'devnet')
-        devnet = await startDevnet({ dir, ports, without, say: (line) => console.log(line) })
+        const chains = new Set([...without].filter((part) => part !== 'oidc'))
+        devnet = await startDevnet({ dir, ports, without: chains, say: console.log })
         for (const { line } of devnet.absent) console.log(line)
-        return { ...devnetVars(), ...(await anchorVars(devnet, dir)) }
+        if (isOidcHere && !(await hasOidc())) console.log(missingOidc)
+        else if (isOidcHere) oidc = await startOidc({ nodeUrl, port: oidcPort })
+        return { ...devnetVars(), ...(await anchorVars(devnet, dir)), ...oidc?.vars }
       },
     })
     const stopped = untilStopped()
     for (const warning of node.warnings) console.error(`vaultmesh: ${warning}`)
     introduce(node, devnet!)
+    if (oidc !== null) introduceSignIn(nodeUrl, oidc)
     const shown = firstEvent(node)
     const signal = await Promise.race([stopped, shown])
     if (typeof signal !== 'string' && !values.once) {
@@ -104,6 +120,7 @@ export async function up(args: readonly string[]): Promise<number> {
     return typeof signal === 'string' || signal.ok ? 0 : 1
   } finally {
     await node?.stop()
+    await (oidc as Oidc | null)?.stop()
     await devnet?.stop()
   }
 }
@@ -123,6 +140,14 @@ function introduce({ url, trust }: RunningNode, { btc, evm, tsa }: Devnet): void
   rail('bitcoin', btc === null ? null : `127.0.0.1:${btc.port}  (bitcoind, regtest: worth nothing)`)
   rail('evm', evm === null ? null : `${evm.url}  (anvil: worth nothing)`)
   rail('timestamps', tsa === null ? null : `${tsa.url}  (openssl, devnet root)`)
+}
+
+function introduceSignIn(nodeUrl: string, { issuer }: Oidc): void {
+  const roles = Object.entries(USERS).map(
+    ([name, [group]]) => `${name} (${/^ledger-(\w+)$/.exec(group ?? '')?.[1] ?? 'no role'})`,
+  )
+  console.log(`dashboard  ${nodeUrl}/dashboard`)
+  console.log(`sign-in    ${issuer}  DEV ONLY, no passwords: ${roles.join(', ')}`)
 }
 
 /** Posts an event, waits for outside time on it, and shows that its receipt verifies from the files. */

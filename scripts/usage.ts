@@ -3,16 +3,17 @@
  */
 
 /** Of `vaultmesh up` and `make up`. */
-export const UP_USAGE = `[--home DIR] [--port 7077] [--tsa-port 7078] [--btc-port 7079] [--evm-port 7080] [--without PARTS] [--once]
+export const UP_USAGE = `[--home DIR] [--port 7077] [--tsa-port 7078] [--btc-port 7079] [--evm-port 7080] [--oidc-port 7081] [--without PARTS] [--once]
 
-Run a devnet node with its own chains and timestamp authority, and show it at work.
+Run a devnet node with its own chains, timestamp authority and sign-in, and show it at work.
 
   --home DIR        its keys, log and trust.json (default $VAULTMESH_HOME or .vaultmesh): one node a home
   --port N          where it answers (default 7077)
   --tsa-port N      where its timestamp authority answers (default 7078)
   --btc-port N      where its bitcoind answers (default 7079; regtest)
   --evm-port N      where its anvil answers (default 7080)
-  --without PARTS   leave out btc, evm or tsa, comma-separated
+  --oidc-port N     where its OpenID provider answers (default 7081; no passwords). OIDC_ISSUER names another one
+  --without PARTS   leave out btc, evm, tsa or oidc, comma-separated
   --once            stop after the first event instead of serving until Ctrl-C
   with make: make up ARGS="--without btc"`
 

@@ -230,6 +230,7 @@ function judge(
     network,
     root,
     txHash,
+    blockHash: verdict.blockHash,
     anchoredAt: verdict.headerTime,
     slackMs: TIME_SLACK_MS,
     trust: trustSentence(network, verdict),

@@ -161,6 +161,7 @@ export async function verifyEthereumReceipt(
     network,
     root,
     txHash,
+    blockHash: verdict.blockHash,
     anchoredAt: verdict.headerTime,
     // Whole seconds.
     slackMs: 1000,

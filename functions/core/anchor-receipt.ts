@@ -78,6 +78,8 @@ export type AnchorVerdict =
       readonly network: string
       readonly root: string
       readonly txHash: string
+      /** The block that holds the transaction, as its chain writes it; a token has none. */
+      readonly blockHash?: string
       /** `anchorTs` in epoch ms: what the conflict law compares. */
       readonly anchoredAt: number
       /** How far behind the true time `anchoredAt` may be, in ms. */

@@ -8,13 +8,15 @@
 import * as z from 'zod'
 import { evmNetwork } from '#core/anchor-ethereum.ts'
 import { isDevNetwork, type Chain } from '#core/anchor-receipt.ts'
-import { utf8 } from '#core/bytes.ts'
+import { toHex, utf8 } from '#core/bytes.ts'
 import { MAX_ORIGIN_BYTES } from '#core/checkpoint.ts'
 import { parseDid } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hasDataFee } from '#core/evm-data-fee.ts'
 import type { GuardianMode } from '#core/guardian.ts'
 import { PSI_LOW } from '#core/psi.ts'
+import { parseRoleMap, type RoleMap } from '#core/roles.ts'
+import { sha256 } from '#core/sha256.ts'
 import { MAX_LOGS, originOf, previousLogsSchema, type PreviousLog } from '#core/succession.ts'
 
 const integer = (min: number, max: number) =>
@@ -118,7 +120,41 @@ const schema = z.object({
   ALERT_WEBHOOK_URL: alertWebhook.default(''),
   PUBLIC_EVENTS: flag.default(true),
   WEBHOOK_ALLOW_PRIVATE: flag.default(false),
+  OIDC_ISSUER: z.string().default(''),
+  OIDC_CLIENT_ID: z.string().default(''),
+  OIDC_CLIENT_SECRET: z.string().default(''),
+  OIDC_SCOPES: z
+    .string()
+    .regex(/^[\x21\x23-\x5b\x5d-\x7e ]*$/, 'must be scopes separated by spaces')
+    .default('openid profile groups'),
+  OIDC_ROLES_CLAIM: z.string().min(1).default('groups'),
+  OIDC_ROLE_MAP: z.string().default(''),
+  OIDC_ALLOW_HTTP: flag.default(false),
+  SESSION_IDLE_S: integer(1, 604_800).default(3600),
+  SESSION_MAX_S: integer(1, 2_592_000).default(43_200),
 })
+
+/** How people sign in to the dashboard. The client secret is in no log and no answer. */
+export interface SignInConfig {
+  readonly issuer: string
+  readonly clientId: string
+  /** Empty for a public client: PKCE alone then. */
+  readonly clientSecret: string
+  readonly scopes: string
+  /** Name of the claim that roles are read from; dots lead into objects. */
+  readonly rolesClaim: string
+  readonly roleMap: RoleMap
+  /** The provider may be asked without TLS: development only. */
+  readonly allowHttp: boolean
+  /** Origin of PUBLIC_URL: where browsers are, and where the provider sends them back to. */
+  readonly publicOrigin: string
+  /** A session ends when nobody used it for so long, in ms. */
+  readonly idleMs: number
+  /** And so long after it began, in ms. */
+  readonly maxMs: number
+  /** Hash of issuer, client, claim and map: a session begun under others is over. */
+  readonly terms: string
+}
 
 /** How a node anchors in Bitcoin. URLs and key are secrets: they are in no log and no answer. */
 export interface BitcoinConfig {
@@ -202,6 +238,8 @@ export interface Config {
   readonly publicEvents: boolean
   /** Webhooks may go to http, private addresses and any port. */
   readonly webhookAllowPrivate: boolean
+  /** Null without OIDC_ISSUER: then the dashboard is closed. */
+  readonly signIn: SignInConfig | null
 }
 
 /** The settings in `env`; throws `bad-config` naming the first bad key. */
@@ -270,6 +308,7 @@ export function parseConfig(env: Readonly<Record<string, unknown>>): Config {
     alertWebhookUrl: v.ALERT_WEBHOOK_URL,
     publicEvents: v.PUBLIC_EVENTS,
     webhookAllowPrivate: v.WEBHOOK_ALLOW_PRIVATE,
+    signIn: v.OIDC_ISSUER === '' ? null : signInConfig(v),
   }
 }
 
@@ -356,6 +395,42 @@ function evmConfig(v: Values): EvmConfig {
     privateKey: v.EVM_PRIVATE_KEY,
     feeCapWei: BigInt(v.EVM_FEE_CAP_GWEI) * 1_000_000_000n,
     intervalMs: v.ANCHOR_EVM_INTERVAL_MS,
+  }
+}
+
+function signInConfig(v: Values): SignInConfig {
+  const allowHttp = v.OIDC_ALLOW_HTTP
+  if (allowHttp && v.NETWORK === 'production')
+    throw bad('OIDC_ALLOW_HTTP', 'is for development, and NETWORK is production')
+  const issuer = URL.parse(v.OIDC_ISSUER)
+  if (issuer === null || !isHttp(v.OIDC_ISSUER) || issuer.search !== '' || issuer.hash !== '')
+    throw bad('OIDC_ISSUER', 'must be an address without query, as the provider names itself')
+  if (issuer.protocol !== 'https:' && !allowHttp)
+    throw bad('OIDC_ISSUER', 'must be https (OIDC_ALLOW_HTTP=1 is for development)')
+  if (v.OIDC_CLIENT_ID === '') throw bad('OIDC_CLIENT_ID', 'is empty but OIDC_ISSUER is set')
+  if (!v.OIDC_SCOPES.split(' ').includes('openid')) throw bad('OIDC_SCOPES', 'must name openid')
+  const roleMap = parseRoleMap(v.OIDC_ROLE_MAP)
+  if (roleMap.size === 0)
+    throw bad('OIDC_ROLE_MAP', 'is empty: nobody who signs in would have a role')
+  const own = URL.parse(v.PUBLIC_URL)
+  if (own === null)
+    throw bad('PUBLIC_URL', 'is empty, and sign-in needs the address at which browsers are')
+  if (own.protocol !== 'https:' && !allowHttp)
+    throw bad('PUBLIC_URL', 'must be https where people sign in: session cookies go to no other')
+  const roles = [...roleMap].map((entry) => entry.join('=')).toSorted()
+  const terms = [v.OIDC_ISSUER, v.OIDC_CLIENT_ID, v.OIDC_ROLES_CLAIM, ...roles]
+  return {
+    issuer: v.OIDC_ISSUER,
+    clientId: v.OIDC_CLIENT_ID,
+    clientSecret: v.OIDC_CLIENT_SECRET,
+    scopes: v.OIDC_SCOPES.trim(),
+    rolesClaim: v.OIDC_ROLES_CLAIM,
+    roleMap,
+    allowHttp,
+    publicOrigin: own.origin,
+    idleMs: v.SESSION_IDLE_S * 1000,
+    maxMs: v.SESSION_MAX_S * 1000,
+    terms: toHex(sha256(utf8(JSON.stringify(terms)))),
   }
 }
 

@@ -157,6 +157,37 @@ const table = {
     advice: 'Send the token that the detail names as a Bearer token.',
   },
   forbidden: { status: 403, title: 'Forbidden', advice: 'This action needs a higher role.' },
+  'no-sign-in': {
+    status: 503,
+    title: 'Sign-in is not configured',
+    advice:
+      'The operator sets OIDC_ISSUER and what belongs to it; until then the dashboard is closed.',
+  },
+  'sign-in-required': {
+    status: 401,
+    title: 'Sign-in required',
+    advice: 'Sign in at /login, or send an API token (vmt_…) as a Bearer token.',
+  },
+  'sign-in-refused': {
+    status: 403,
+    title: 'Sign-in refused',
+    advice: 'Begin again at /login in this browser; ask the operator if it repeats.',
+  },
+  'provider-failed': {
+    status: 502,
+    title: 'The identity provider does not answer as it should',
+    advice: 'Try again in a moment; the operator finds the reason in the log by the request id.',
+  },
+  'form-refused': {
+    status: 403,
+    title: 'Form refused',
+    advice: 'Open the page again and send its form. Nothing was done.',
+  },
+  'changed-meanwhile': {
+    status: 409,
+    title: 'Changed meanwhile',
+    advice: 'Look at the page again, then decide anew. Nothing was done.',
+  },
   overloaded: {
     status: 503,
     title: 'Node is busy',

@@ -62,27 +62,47 @@ export function verifyInclusionProof(claim: InclusionProof & { readonly root: Ui
 }
 
 /** The root that a proof leads to (§2.1.3.2 steps 1 to 5). Throws `bad-proof` if it fits no tree. */
-export function rootFromInclusionProof({ index, size, leafHash, proof }: InclusionProof): Hash {
+export function rootFromInclusionProof(claim: InclusionProof): Hash {
+  return inclusionLevels(claim).at(-1)?.hash ?? claim.leafHash.slice()
+}
+
+/** A node on the way from a leaf to the root: what is hashed, and what comes out. */
+export interface Level {
+  readonly left: Uint8Array
+  readonly right: Uint8Array
+  readonly hash: Hash
+  /** Which of the two is the proof's; the other came from the level below. */
+  readonly sibling: 'left' | 'right'
+}
+
+/**
+ * The nodes that a proof leads through, the leaf's parent first; none in a tree of one leaf. Throws `bad-proof` if it
+ * fits no tree.
+ */
+export function inclusionLevels({ index, size, leafHash, proof }: InclusionProof): Level[] {
   if (!Number.isSafeInteger(size) || !Number.isSafeInteger(index) || index < 0 || index >= size) {
     throw new VaultMeshError('bad-proof', `A tree of ${size} leaves has no leaf ${index}.`)
   }
   checkHash(leafHash, 'The leaf hash')
+  const levels: Level[] = []
   let fn = index
   let sn = size - 1
-  let r: Hash = leafHash.slice()
+  let r: Uint8Array = leafHash
   for (const [i, p] of proof.entries()) {
     checkHash(p, `Hash ${i} of the proof`)
     if (sn === 0) {
       throw new VaultMeshError('bad-proof', `The proof has ${proof.length} hashes; ${i} suffice.`)
     }
-    if (fn % 2 === 1 || fn === sn) {
-      r = nodeHash(p, r)
+    const isRight = fn % 2 === 1 || fn === sn
+    const [left, right] = isRight ? [p, r] : [r, p]
+    const hash = nodeHash(left, right)
+    levels.push({ left, right, hash, sibling: isRight ? 'left' : 'right' })
+    r = hash
+    if (isRight) {
       while (fn % 2 === 0 && fn !== 0) {
         fn /= 2
         sn = Math.floor(sn / 2)
       }
-    } else {
-      r = nodeHash(r, p)
     }
     fn = Math.floor(fn / 2)
     sn = Math.floor(sn / 2)
@@ -90,7 +110,7 @@ export function rootFromInclusionProof({ index, size, leafHash, proof }: Inclusi
   if (sn !== 0) {
     throw new VaultMeshError('bad-proof', `The proof has ${proof.length} hashes, too few.`)
   }
-  return r
+  return levels
 }
 
 /** Throws `bad-proof` unless `hash` has 32 bytes. */

@@ -49,6 +49,11 @@ export async function deriveClaimsKey(secret: Uint8Array): Promise<Uint8Array> {
   return expand(secret, 'vaultmesh/v1/claims/1')
 }
 
+/** The 32-byte HMAC key behind what a browser carries for the dashboard: login states and form tokens. */
+export async function deriveDashboardKey(secret: Uint8Array): Promise<Uint8Array> {
+  return expand(secret, 'vaultmesh/v1/dashboard/1')
+}
+
 /** An Ed25519 key from its 32-byte seed. */
 export async function ed25519Key(seed: Uint8Array): Promise<SigningKey> {
   const publicKey = ed25519.getPublicKey(seed)

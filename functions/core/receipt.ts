@@ -20,16 +20,18 @@ import {
   networkName,
   type AnchorReceipt,
   type AnchorTrust,
+  type AnchorVerdict,
 } from '#core/anchor-receipt.ts'
 import { verifyAnchorReceipt } from '#core/anchor-verify.ts'
-import { equal, fromUtf8, hashFromHex, toHex, utf8, type Hash } from '#core/bytes.ts'
+import { equal, hashFromHex, toHex, type Hash } from '#core/bytes.ts'
 import { parseCheckpoint, verifyCheckpoint, type Checkpoint } from '#core/checkpoint.ts'
 import { verifyConsistencyProof } from '#core/consistency-proof.ts'
 import { EVENT_TYP, openEnvelope, verifyEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { verifyInclusionProof } from '#core/inclusion-proof.ts'
+import { inclusionLevels, verifyInclusionProof } from '#core/inclusion-proof.ts'
 import { leafHash } from '#core/merkle.ts'
-import { formatProofFile } from '#core/proof-file.ts'
+import { Trail, type Step, type StepValues } from '#core/receipt-steps.ts'
+import { sha256 } from '#core/sha256.ts'
 import { parseNote, parseVkey, TYPE_ED25519, type VerifierKey } from '#core/signed-note.ts'
 import { Signers } from '#core/signer.ts'
 import { parseStrictJson } from '#core/strict-json.ts'
@@ -88,6 +90,8 @@ export interface Check {
   readonly name: string
   readonly ok: boolean | null
   readonly detail: string
+  /** How it was made, in order, with every hash; none of what was not looked at. */
+  readonly steps: readonly Step[]
 }
 
 /** The outcome of `verifyReceipt`. Only `verified` is success. */
@@ -139,11 +143,16 @@ export async function verifyReceipt(
     event === undefined ? ['source', 'eventId', 'height', 'status'] : ['height', 'status']
   const logs = trust.vkeys.map(parseVkey).filter((key) => key.type === TYPE_ED25519)
   const eventHash = hashFromHex(receipt.eventHash.slice(7))
+  let trail = new Trail()
+  const note = (name: string, ok: true | null, detail: string): void => {
+    checks.push({ name, ok, detail, steps: trail.end(true) })
+    trail = new Trail()
+  }
   const fail = (name: string, error: unknown): Report => {
     // An unreadable TSA root is the caller's fault, not the receipt's.
     if (!(error instanceof VaultMeshError) || error.code === 'bad-config') throw error
     const untrusted = error.code === 'untrusted-key'
-    checks.push({ name, ok: false, detail: error.message })
+    checks.push({ name, ok: false, detail: error.message, steps: trail.end(false) })
     return {
       verdict: untrusted ? 'untrusted' : 'refuted',
       checks,
@@ -158,14 +167,10 @@ export async function verifyReceipt(
   }
 
   if (event === undefined) {
-    checks.push({
-      name: 'event',
-      ok: null,
-      detail: 'not given: the receipt speaks of its hash only',
-    })
+    note('event', null, 'not given: the receipt speaks of its hash only')
   } else {
     try {
-      checks.push({ name: 'event', ok: true, detail: await checkEvent(event, receipt, eventHash) })
+      note('event', true, await checkEvent(event, { receipt, eventHash }, trail))
     } catch (error) {
       return fail('event', error)
     }
@@ -173,30 +178,21 @@ export async function verifyReceipt(
 
   let root: Hash
   try {
-    root = await checkCheckpoint(receipt, logs)
-    checks.push({
-      name: 'checkpoint',
-      ok: true,
-      detail: `${receipt.origin} signed tree size ${receipt.treeSize}, root ${toHex(root).slice(0, 16)}…`,
-    })
+    root = await checkCheckpoint(receipt, logs, trail)
+    const short = `${toHex(root).slice(0, 16)}…`
+    note(
+      'checkpoint',
+      true,
+      `${receipt.origin} signed tree size ${receipt.treeSize}, root ${short}`,
+    )
   } catch (error) {
     return fail('checkpoint', error)
   }
 
   try {
-    verifyInclusionProof({
-      index: receipt.leafIndex,
-      size: receipt.treeSize,
-      leafHash: leafHash(eventHash),
-      proof: receipt.inclusionProof.map(hashFromHex),
-      root,
-    })
-    const length = receipt.inclusionProof.length
-    checks.push({
-      name: 'inclusion',
-      ok: true,
-      detail: `leaf ${receipt.leafIndex} of ${receipt.treeSize}, ${length} hashes`,
-    })
+    checkInclusion(receipt, { eventHash, root }, trail)
+    const { leafIndex, treeSize, inclusionProof } = receipt
+    note('inclusion', true, `leaf ${leafIndex} of ${treeSize}, ${inclusionProof.length} hashes`)
   } catch (error) {
     return fail('inclusion', error)
   }
@@ -209,18 +205,20 @@ export async function verifyReceipt(
   for (const anchor of receipt.anchors) {
     const name = nameOf(anchor)
     if (anchor.status !== 'verified') {
-      checks.push({ name, ok: null, detail: `${anchor.status}: under way, no evidence yet` })
+      note(name, null, `${anchor.status}: under way, no evidence yet`)
       continue
     }
-    const { consistencyProof, ...bare } = anchor as ListedAnchor
+    const claim = anchor as ListedAnchor
+    const { consistencyProof, ...bare } = claim
     try {
-      checkAnchoredRoot(receipt, root, bare, consistencyProof)
+      checkAnchoredRoot({ receipt, root }, claim, trail)
       const verdict = await verifyAnchorReceipt(bare, trust)
       if (verdict.outcome === 'refuted') {
+        trail.begin('proof', { kind: bare.proof.type, check: verdict.check })
         throw new VaultMeshError('bad-proof', `${verdict.check}: ${verdict.reason}`)
       }
       if (verdict.outcome !== 'verified') {
-        checks.push({ name, ok: null, detail: verdict.reason })
+        note(name, null, verdict.reason)
         continue
       }
       anchored.push(anchor.chain)
@@ -232,24 +230,20 @@ export async function verifyReceipt(
       times[isDev ? 'dev' : 'production'].push(verdict.anchoredAt + verdict.slackMs)
       const dev = isDevNetwork(bare.chain, bare.network) ? ', a dev network' : ''
       const later = consistencyProof === undefined ? '' : `, consistent with size ${bare.treeSize}`
-      checks.push({
-        name,
-        ok: true,
-        detail: `before ${bare.anchorTs}${slackOf(verdict.slackMs)}${dev}${later} (${verdict.checks.length} checks)`,
-      })
+      const kind = bare.proof.type
+      for (const check of verdict.checks) trail.begin('proof', { kind, check })
+      trail.begin('outside-time', factsOf(bare, verdict))
+      const before = `before ${bare.anchorTs}${slackOf(verdict.slackMs)}`
+      note(name, true, `${before}${dev}${later} (${verdict.checks.length} checks)`)
     } catch (error) {
       return fail(name, error)
     }
   }
 
   if (event === undefined) {
-    checks.push({
-      name: 'source, id',
-      ok: null,
-      detail: "said by the node; give the event's bytes to check who signed it",
-    })
+    note('source, id', null, "said by the node; give the event's bytes to check who signed it")
   }
-  checks.push({ name: 'height, status', ok: null, detail: 'said by the node' })
+  note('height, status', null, 'said by the node')
   const isDev = times.production.length === 0
   const isAllDev =
     anchored.length > 0 && listed.every(({ chain, network }) => isDevNetwork(chain, network))
@@ -264,6 +258,25 @@ export async function verifyReceipt(
     production,
     beforeAt,
     unproven,
+  }
+}
+
+/** What a verified proof says, for the last of its steps. */
+function factsOf(
+  anchor: AnchorReceipt,
+  verdict: AnchorVerdict & { outcome: 'verified' },
+): StepValues {
+  const { chain, network, root, txHash, anchorTs, blockNumber } = anchor
+  const { blockHash, slackMs } = verdict
+  return {
+    chain,
+    network,
+    root: root.slice(2),
+    txHash,
+    anchorTs,
+    slackMs,
+    ...(blockHash === undefined ? {} : { blockHash }),
+    ...(blockNumber === null ? {} : { blockNumber }),
   }
 }
 
@@ -293,21 +306,43 @@ function sentenceFor(
   return `${place} and stood there ${before}${dev}. ${trusts.join(' ')}`
 }
 
-async function checkEvent(event: Uint8Array, receipt: Receipt, eventHash: Hash): Promise<string> {
-  const open = await openEnvelope(event, new Signers(EVENT_TYP))
-  if (!equal(open.eventHash, eventHash)) {
+async function checkEvent(
+  event: Uint8Array,
+  { receipt, eventHash }: { readonly receipt: Receipt; readonly eventHash: Hash },
+  trail: Trail,
+): Promise<string> {
+  const computed = sha256(event)
+  trail.begin('event-hash', {
+    bytes: event.length,
+    computed: toHex(computed),
+    expected: toHex(eventHash),
+  })
+  if (!equal(computed, eventHash)) {
     throw new VaultMeshError('bad-proof', 'The bytes do not hash to the eventHash of the receipt.')
   }
+  trail.begin('event-form')
+  const open = await openEnvelope(event, new Signers(EVENT_TYP))
+  const { alg, did } = open.signer
+  trail.begin('event-signature', { alg, signer: did, signed: toHex(open.signingHash) })
   await verifyEnvelope(open)
+  trail.begin('event-names', { id: receipt.eventId, source: receipt.source })
   if (open.event.id !== receipt.eventId || open.event.source !== receipt.source) {
     throw new VaultMeshError('bad-proof', 'The receipt names another id or source than the event.')
   }
   return `${event.length} bytes hash to the leaf, signed by ${open.signer.did}`
 }
 
-async function checkCheckpoint(receipt: Receipt, logs: readonly VerifierKey[]): Promise<Hash> {
+async function checkCheckpoint(
+  receipt: Receipt,
+  logs: readonly VerifierKey[],
+  trail: Trail,
+): Promise<Hash> {
+  trail.begin('note')
   const note = parseNote(receipt.checkpoint)
   const claimed = parseCheckpoint(note.text)
+  const own = note.signatures.filter(({ name }) => name === claimed.origin)
+  const signedBy = own.map(({ name, keyId }) => keyName(name, keyId)).join(', ')
+  trail.begin('log-key', { origin: claimed.origin, signedBy })
   const named = logs.filter((key) => key.name === claimed.origin)
   const signed = new Set(note.signatures.map(({ keyId }) => keyId))
   const log = named.find(({ keyId }) => signed.has(keyId)) ?? named[0]
@@ -317,9 +352,21 @@ async function checkCheckpoint(receipt: Receipt, logs: readonly VerifierKey[]): 
       `You have named no key for the log ${claimed.origin}.`,
     )
   }
+  trail.begin('log-signature', { key: keyName(log.name, log.keyId) })
   const { checkpoint } = await verifyCheckpoint(receipt.checkpoint, { log })
+  trail.begin('tree-head', {
+    treeSize: checkpoint.size,
+    root: toHex(checkpoint.root),
+    claimedSize: receipt.treeSize,
+    claimedRoot: receipt.root.slice(7),
+  })
   sameTree(receipt, checkpoint)
   return checkpoint.root
+}
+
+/** A key as verifier keys begin: its name and the eight hex digits of its id. */
+function keyName(name: string, keyId: number): string {
+  return `${name}+${keyId.toString(16).padStart(8, '0')}`
 }
 
 function sameTree(receipt: Receipt, checkpoint: Checkpoint): void {
@@ -334,14 +381,37 @@ function sameTree(receipt: Receipt, checkpoint: Checkpoint): void {
   }
 }
 
+/** The leaf leads to the root (RFC 9162 §2.1.3.2). */
+function checkInclusion(
+  { leafIndex, treeSize, inclusionProof }: Receipt,
+  { eventHash, root }: { readonly eventHash: Hash; readonly root: Hash },
+  trail: Trail,
+): void {
+  const leaf = leafHash(eventHash)
+  const proof = inclusionProof.map(hashFromHex)
+  const claim = { index: leafIndex, size: treeSize, leafHash: leaf, proof }
+  trail.begin('leaf-hash', { eventHash: toHex(eventHash), leafHash: toHex(leaf) })
+  trail.begin('path', { leafIndex, treeSize, hashes: proof.length })
+  const levels = inclusionLevels(claim)
+  for (const [level, { left, right, hash, sibling }] of levels.entries()) {
+    const hashes = { left: toHex(left), right: toHex(right), result: toHex(hash) }
+    trail.begin('node-hash', { level: level + 1, ...hashes, sibling })
+  }
+  const computed = levels.at(-1)?.hash ?? leaf
+  trail.begin('root', { computed: toHex(computed), expected: toHex(root) })
+  verifyInclusionProof({ ...claim, root })
+}
+
+/** The anchored root is the receipt's own, or that of a later tree which begins with it. */
 function checkAnchoredRoot(
-  receipt: Receipt,
-  root: Hash,
-  anchor: AnchorReceipt,
-  proof: z.infer<typeof consistencySchema> | undefined,
+  { receipt, root }: { readonly receipt: Receipt; readonly root: Hash },
+  { consistencyProof: proof, ...anchor }: ListedAnchor,
+  trail: Trail,
 ): void {
   const anchoredRoot = hashFromHex(anchor.root.slice(2))
   if (proof === undefined) {
+    const { treeSize } = anchor
+    trail.begin('anchored-root', { root: toHex(root), anchored: toHex(anchoredRoot), treeSize })
     if (anchor.treeSize !== receipt.treeSize || !equal(anchoredRoot, root)) {
       throw new VaultMeshError(
         'bad-proof',
@@ -350,6 +420,13 @@ function checkAnchoredRoot(
     }
     return
   }
+  trail.begin('consistency', {
+    root: toHex(root),
+    from: proof.from,
+    anchored: toHex(anchoredRoot),
+    to: proof.to,
+    hashes: proof.hashes.length,
+  })
   if (proof.from !== receipt.treeSize || proof.to !== anchor.treeSize || proof.from >= proof.to) {
     throw new VaultMeshError('bad-proof', 'The consistency proof is between other sizes.')
   }
@@ -360,25 +437,4 @@ function checkAnchoredRoot(
     root2: anchoredRoot,
     proof: proof.hashes.map(hashFromHex),
   })
-}
-
-/** The receipt as C2SP `.tlog-proof` text; anchors ride in `extra`, where foreign verifiers skip them. */
-export function receiptAsProofFile(receipt: Receipt): string {
-  const extra = {
-    v: 1,
-    eventHash: receipt.eventHash,
-    height: receipt.height,
-    anchors: receipt.anchors,
-  }
-  return formatProofFile({
-    extra: utf8(JSON.stringify(extra)),
-    index: receipt.leafIndex,
-    proof: receipt.inclusionProof.map(hashFromHex),
-    checkpoint: receipt.checkpoint,
-  })
-}
-
-/** Receipt text from a file: JSON as served. */
-export function readReceipt(bytes: Uint8Array): Receipt {
-  return parseReceipt(fromUtf8(bytes))
 }

@@ -291,18 +291,22 @@ export const postReplay = route({
   answers: ok,
   async handle(call) {
     operatorOnly(call)
-    const { env } = call
-    const letters = await listDeadLetters(env.DB)
-    for (const letter of letters) {
-      if (letter.queue === 'sealer-dlq') await env.SEAL_QUEUE.send({ reason: 'replay' })
-      else {
-        const { id } = JSON.parse(letter.body) as { id: number }
-        const row = await anchorRow(env.DB, id)
-        if (row !== null) await anchorQueue(env, row.chain).send({ id })
-      }
-      // Marked after it was sent: a crash between the two sends it twice, which changes nothing.
-      await markReplayed(env.DB, letter.id, Date.now())
-    }
-    return json({ replayed: letters.length })
+    return json({ replayed: await replayDeadLetters(call.env) })
   },
 })
+
+/** Sends every dead letter's work again and resolves to their number. */
+export async function replayDeadLetters(env: Env): Promise<number> {
+  const letters = await listDeadLetters(env.DB)
+  for (const letter of letters) {
+    if (letter.queue === 'sealer-dlq') await env.SEAL_QUEUE.send({ reason: 'replay' })
+    else {
+      const { id } = JSON.parse(letter.body) as { id: number }
+      const row = await anchorRow(env.DB, id)
+      if (row !== null) await anchorQueue(env, row.chain).send({ id })
+    }
+    // Marked after it was sent: a crash between the two sends it twice, which changes nothing.
+    await markReplayed(env.DB, letter.id, Date.now())
+  }
+  return letters.length
+}

@@ -17,6 +17,7 @@ import {
   type AnchorRow,
 } from '#store/anchors.ts'
 import { allProviders } from '#store/providers.ts'
+import { pageFor } from './page-for.ts'
 import { decimal, json, route } from './route.ts'
 
 const time = z.string().meta({ format: 'date-time' })
@@ -83,8 +84,12 @@ export const getAnchorStatus = route({
           .meta({ id: 'AnchorStatus' }),
       },
     },
+    303: { description: 'for browsers: to the page of anchors' },
   },
-  async handle({ env, query }) {
+  async handle(call) {
+    const page = pageFor(call, '/dashboard/anchors')
+    if (page !== null) return page
+    const { env, query } = call
     const { limit, below, root } = query
     const nowAt = Date.now()
     const [rows, waiting, providers] = await Promise.all([
@@ -133,9 +138,13 @@ export const getAnchor = route({
           .meta({ id: 'AnchorHistory' }),
       },
     },
+    303: { description: 'for browsers: to the page of the job' },
     404: { description: 'no such job' },
   },
-  async handle({ env, params }) {
+  async handle(call) {
+    const { env, params } = call
+    const page = pageFor(call, `/dashboard/anchors/${params.id}`)
+    if (page !== null) return page
     const row = await anchorRow(env.DB, params.id)
     if (row === null) {
       throw new VaultMeshError('not-found', `There is no anchor job ${params.id}.`)

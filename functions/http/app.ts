@@ -23,9 +23,13 @@ import {
   postStart,
   postThaw,
 } from './admin.ts'
+import { getAction, postAction } from './actions.tsx'
 import { getAnchor, getAnchorReceipts, getAnchorStatus } from './anchors.ts'
+import { getAsset } from './assets.ts'
 import { getBatch, getBatchEvents, getBatchReceipts, listRoute } from './batches.ts'
 import { openToAll, preflight } from './cors.ts'
+import { dashboardPages, getNoPage } from './dashboard.tsx'
+import { Answered, isPageFor } from './dashboard-guard.ts'
 import {
   getConflicts,
   getEvidence as getForkEvidence,
@@ -44,6 +48,7 @@ import { placed } from './log-path.ts'
 import { askPrevious } from './logs.ts'
 import { getMetrics } from './metrics.ts'
 import { getAlerts, getHealth, getWellKnown } from './node-info.ts'
+import { refusalPage } from './notice.tsx'
 import { asVaultMeshError, problemResponse } from './problem.ts'
 import { getReceipt } from './receipts.ts'
 import {
@@ -56,6 +61,7 @@ import {
   getRoot as getRememberedRoot,
 } from './remembrancer.ts'
 import type { Route } from './route.ts'
+import { getCallback, getLogin, postLogout } from './sign-in.tsx'
 import {
   getEvidence,
   getStanding,
@@ -65,6 +71,7 @@ import {
   postOpen,
   postSucceed,
 } from './succession.ts'
+import { getVerifyPage } from './verify.ts'
 import { getWebhook, postWebhook } from './webhooks.ts'
 import { getCosigned, postAddCheckpoint } from './witness.ts'
 
@@ -116,6 +123,9 @@ export const routes: readonly Route[] = [
   getOpenApi,
   getDocs,
   getProblemPage,
+  getVerifyPage,
+  getAsset,
+  ...dashboardPages,
   postSeal,
   postStart,
   getFsck,
@@ -136,6 +146,12 @@ export const routes: readonly Route[] = [
   getUnsealed,
   getSuccession,
   postSucceed,
+  getLogin,
+  getCallback,
+  postLogout,
+  getAction,
+  postAction,
+  getNoPage,
 ]
 
 const app = new Hono<{ Bindings: Env }>()
@@ -245,21 +261,31 @@ async function serve(route: Route, request: Request, context: Context): Promise<
           : checked(route.query, Object.fromEntries(url.searchParams), 'query'),
     })
   } catch (error) {
-    const refusal = refuse(error, id ?? requestIdOf(request), context)
+    if (error instanceof Answered) return error.response
+    const requestId = id ?? requestIdOf(request)
+    const { pathname } = URL.parse(request.url) ?? { pathname: '' }
+    if (isPageFor(request, pathname))
+      return refusalPage(noted(error, requestId, context), requestId, pathname)
+    const refusal = refuse(error, requestId, context)
     return route.internal === true ? refusal : openToAll(refusal)
   }
 }
 
 function refuse(error: unknown, requestId: string, by: Counting): Response {
+  return problemResponse(noted(error, requestId, by), requestId)
+}
+
+/** A refusal as one of ours, counted; what is the node's fault goes to the log. */
+function noted(error: unknown, requestId: string, by: Counting): VaultMeshError {
   const known = asVaultMeshError(error)
   countProblem(known, by)
-  if (known.status >= 500 && known.code !== 'bad-config') {
+  if (known.status >= 500 && known.code !== 'bad-config' && known.code !== 'no-sign-in') {
     const cause = known.cause instanceof Error ? known.cause.message : typeof known.cause
     console.error(
       JSON.stringify({ level: 'error', msg: known.message, code: known.code, requestId, cause }),
     )
   }
-  return problemResponse(known, requestId)
+  return known
 }
 
 function countProblem({ code }: VaultMeshError, { env, ctx }: Counting): void {

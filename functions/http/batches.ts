@@ -13,6 +13,7 @@ import { eventsKey } from '#store/bucket.ts'
 import { leavesOf } from '#store/events.ts'
 import { statusOf } from '#store/receipts.ts'
 import { preferred } from './negotiation.ts'
+import { pageFor } from './page-for.ts'
 import { decimal, IMMUTABLE, json, route } from './route.ts'
 
 const batchSchema = z
@@ -111,16 +112,30 @@ export const getBatch = route({
   tag: 'batches',
   summary: 'The manifest of a batch',
   params: z.object({ height }),
+  query: z.object({
+    format: z
+      .enum(['json', 'jose'])
+      .optional()
+      .describe('instead of Accept, for links and browsers'),
+  }),
   answers: {
     200: {
-      description: 'the batch; the bare manifest for Accept: application/jose',
+      description: 'the batch; the bare manifest for Accept: application/jose or ?format=jose',
       content: { 'application/json': batchSchema, 'application/jose': null },
     },
+    303: { description: 'for browsers, without format: to the page of the batch' },
     404: { description: 'no such batch' },
   },
-  async handle({ env, params, request }) {
+  async handle(call) {
+    const { env, params, request, query } = call
+    const page =
+      query.format === undefined ? pageFor(call, `/dashboard/batches/${params.height}`) : null
+    if (page !== null) return page
     const batch = await existing(env, params.height)
-    if (preferred(request, ['application/json', 'application/jose']) === 'application/jose') {
+    const offered = ['application/json', 'application/jose'] as const
+    const type =
+      query.format === undefined ? preferred(request, offered) : `application/${query.format}`
+    if (type === 'application/jose') {
       return new Response(batch.manifest, {
         headers: { 'content-type': 'application/jose', 'cache-control': IMMUTABLE, vary: 'accept' },
       })

@@ -14,6 +14,7 @@ import { cursorOf, hitTime, parseCursor, searchEvents } from '#store/search.ts'
 import { hashName, poolError } from './admission.ts'
 import { fromPrevious } from './logs.ts'
 import { noneMatchFails } from './negotiation.ts'
+import { pageFor } from './page-for.ts'
 import { decimal, json, route, type Call } from './route.ts'
 
 /** A hash in a path: `sha256:<64 hex>` or the bare digits. */
@@ -37,15 +38,18 @@ export const getEvent = route({
   params: hashParams,
   answers: {
     200: { description: 'the compact JWS', content: { 'application/jose': null } },
+    303: { description: 'for browsers: to the page of the event' },
     304: { description: 'unchanged' },
     403: { description: 'this node does not show events in public' },
     404: { description: 'unknown here' },
   },
   async handle(call) {
+    const page = pageFor(call, `/dashboard/events/${hashName(call.params.eventHash)}`)
+    if (page !== null) return page
     publicOnly(call)
     const { env, params } = call
     const etag = `"${hashName(params.eventHash)}"`
-    const headers = { etag, 'cache-control': 'no-cache' }
+    const headers = { etag, 'cache-control': 'no-cache', vary: 'accept' }
     const known = noneMatchFails(call.request, etag)
     const { indexed, waiting } = await locate(call, params.eventHash, (pool) =>
       pool.bytes(params.eventHash),
@@ -166,7 +170,7 @@ function waitingStatus(name: string, status: PoolStatus, links: Record<string, s
 type PoolStub = ReturnType<Env['POOL']['getByName']>
 
 /** Where an event is: in the index, or what the pools say of it; both null if nobody knows it. */
-interface Located<T> {
+export interface Located<T> {
   readonly indexed: IndexedEvent | null
   readonly waiting: T | null
 }
@@ -175,7 +179,7 @@ interface Located<T> {
  * Looks in the index, in the pools, and in the index again: an event that was sealed and forgotten by its
  * pool between the first two looks is in the index by then, because a pool forgets only what is indexed.
  */
-async function locate<T>(
+export async function locate<T>(
   call: Call<unknown, unknown>,
   eventHash: Hash,
   ask: (pool: PoolStub) => Promise<T | null>,

@@ -19,6 +19,7 @@ import {
 import { isValidKey, mergeStatements, verifyStatements, type KeyHistory } from '#core/rotation.ts'
 import type { Admission, MeshView, Refused } from '#store/federation-api.ts'
 import { mediaType, readBody } from './body.ts'
+import { pageFor } from './page-for.ts'
 import { asVaultMeshError } from './problem.ts'
 import { decimal, json, route, type Call } from './route.ts'
 
@@ -337,10 +338,13 @@ export const getPeers = route({
           .meta({ id: 'Peers' }),
       },
     },
+    303: { description: 'for browsers: to the page of the federation' },
     404: { description: 'in no federation' },
   },
-  async handle({ env }) {
-    return json(await federated(federationOf(env).peersView()), 200, NO_STORE)
+  async handle(call) {
+    const page = pageFor(call, '/dashboard/federation')
+    if (page !== null) return page
+    return json(await federated(federationOf(call.env).peersView()), 200, NO_STORE)
   },
 })
 
@@ -418,10 +422,13 @@ export const getConflicts = route({
           .meta({ id: 'Conflicts' }),
       },
     },
+    303: { description: 'for browsers: to the page of the federation' },
     404: { description: 'in no federation' },
   },
-  async handle({ env }) {
-    return json(await federated(federationOf(env).conflictsView()), 200, NO_STORE)
+  async handle(call) {
+    const page = pageFor(call, '/dashboard/federation')
+    if (page !== null) return page
+    return json(await federated(federationOf(call.env).conflictsView()), 200, NO_STORE)
   },
 })
 

@@ -3,14 +3,17 @@
  */
 
 import { VaultMeshError } from '#core/errors.ts'
+import { likesPages } from './page-for.ts'
 
-/** Hands a request on to the instance before this one. */
+/** Hands a request on to the instance before this one; as a program's, for the pages are the current log's. */
 export async function askPrevious(request: Request, env: Env): Promise<Response> {
   const { PREVIOUS } = env
   if (PREVIOUS === undefined) {
     throw new VaultMeshError('not-found', 'The logs before this one are not kept here.')
   }
-  const answer = await PREVIOUS.fetch(request)
+  const plain = new Request(request)
+  if (likesPages(plain)) plain.headers.delete('accept')
+  const answer = await PREVIOUS.fetch(plain)
   // Headers of a fetched response cannot be changed.
   return new Response(answer.body, answer)
 }

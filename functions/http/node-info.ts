@@ -10,6 +10,7 @@ import { openAlerts } from '#store/alerts.ts'
 import { VERSION } from '#store/node.ts'
 import { lawOf } from './federation.ts'
 import { currentHead } from './log.ts'
+import { pageFor } from './page-for.ts'
 import { json, route } from './route.ts'
 
 /** GET /healthz: the process answers; what it could learn of the log rides along. */
@@ -170,23 +171,26 @@ export const getAlerts = route({
           .meta({ id: 'Alerts' }),
       },
     },
+    303: { description: 'for browsers: to the page of alerts' },
   },
-  async handle({ env, node, url }) {
+  async handle(call) {
+    const page = pageFor(call, '/dashboard/alerts')
+    if (page !== null) return page
+    const { env, node, url } = call
     const { origin, logNumber, publicUrl } = node.config
     const alerts = await openAlerts(env.DB, origin)
     const at = { publicUrl: publicUrl === '' ? url.origin : publicUrl, logNumber }
-    return json({
-      alerts: alerts.map(({ id, kind, key, severity, detail, link, openedAt }) => ({
-        id,
-        kind,
-        key,
-        severity,
-        detail,
-        link,
-        url: alertUrl(at, link) ?? link,
-        runbook: runbookOf(kind),
-        openedAt: isoTime(openedAt),
-      })),
-    })
+    const shown = alerts.map(({ id, kind, key, severity, detail, link, openedAt }) => ({
+      id,
+      kind,
+      key,
+      severity,
+      detail,
+      link,
+      url: alertUrl(at, link) ?? link,
+      runbook: runbookOf(kind),
+      openedAt: isoTime(openedAt),
+    }))
+    return json({ alerts: shown }, 200, { vary: 'accept' })
   },
 })

@@ -12,6 +12,7 @@ const RETRY_AFTER: Partial<Record<Code, number>> = {
   'not-sealed': 2,
   // The next log is open within seconds where the node runs by itself.
   'log-forked': 5,
+  'provider-failed': 5,
 }
 
 /** The problem body of an error. `type` is a page on this node that explains the code. */
@@ -36,7 +37,8 @@ export function problemResponse(error: VaultMeshError, requestId: string): Respo
   })
   const wait = error.extra['retryAfter'] ?? RETRY_AFTER[error.code]
   if (wait !== undefined) headers.set('retry-after', String(wait))
-  if (error.code === 'unauthorized') headers.set('www-authenticate', 'Bearer')
+  if (error.code === 'unauthorized' || error.code === 'sign-in-required')
+    headers.set('www-authenticate', 'Bearer')
   return new Response(JSON.stringify({ ...problemOf(error), requestId }), {
     status: error.status,
     headers,

@@ -8,7 +8,8 @@
 import * as z from 'zod'
 import { eventOts, type EventAnchor } from '#core/anchor-ots.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { receiptAsProofFile, receiptSchema } from '#core/receipt.ts'
+import { receiptAsProofFile } from '#core/receipt-file.ts'
+import { receiptSchema } from '#core/receipt.ts'
 import { anchorsOfLeaf } from '#store/anchor-receipts.ts'
 import { findEvent, type IndexedEvent } from '#store/events.ts'
 import { ANCHORS_PER_PAGE, listAnchors, pageOfAnchors } from '#store/leaf-anchors.ts'
@@ -18,6 +19,7 @@ import { hashName } from './admission.ts'
 import { hashParam } from './events.ts'
 import { fromPrevious } from './logs.ts'
 import { preferred } from './negotiation.ts'
+import { pageFor } from './page-for.ts'
 import { decimal, json, route } from './route.ts'
 
 /** The media type that calendars use for timestamps. */
@@ -50,6 +52,7 @@ export const getReceipt = route({
       description: 'JSON, or C2SP tlog-proof for Accept: text/plain or ?format=tlog-proof',
       content: { 'application/json': receiptSchema, 'text/plain': null, [OTS_TYPE]: null },
     },
+    303: { description: 'for browsers, without format: to the page of the event' },
     404: {
       description:
         'not sealed yet, or not in Bitcoin for ots; the status link says where it stands',
@@ -60,6 +63,8 @@ export const getReceipt = route({
     if (query.cursor !== undefined && query.anchors === undefined)
       throw new VaultMeshError('bad-request', 'A cursor is for anchors=all.')
     const name = hashName(params.eventHash)
+    const shown = query.format === undefined ? pageFor(call, `/dashboard/events/${name}`) : null
+    if (shown !== null) return shown
     const at = await findEvent(env.DB, params.eventHash)
     if (at === null) {
       const earlier = await fromPrevious(call)

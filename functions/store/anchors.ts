@@ -7,7 +7,7 @@
  * Wallet first; `work` is the view of it.
  */
 
-import { and, asc, desc, eq, inArray, isNull, lt, lte, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, inArray, isNull, lt, lte, ne, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
 import { evmNetwork } from '#core/anchor-ethereum.ts'
 import type { Chain } from '#core/anchor-receipt.ts'
@@ -333,6 +333,24 @@ export async function releaseAnchor(env: Env, id: number, nowAt: number): Promis
     .update(anchors)
     .set({ released: 1, nextAt: nowAt, updatedAt: nowAt })
     .where(and(eq(anchors.id, id), eq(anchors.state, 'held')))
+    .returning({ id: anchors.id, chain: anchors.chain })
+  const [row] = rows
+  if (row === undefined) return false
+  await anchorQueue(env, row.chain).send({ id })
+  return true
+}
+
+/**
+ * Has a job that waits for its next attempt tried now, whatever its backoff; false if it is over, held, or under way
+ * at this moment. The ladder of delays goes on where it was.
+ */
+export async function retryAnchor(env: Env, id: number, nowAt: number): Promise<boolean> {
+  const rows = await drizzle(env.DB)
+    .update(anchors)
+    .set({ nextAt: nowAt, updatedAt: nowAt })
+    .where(
+      and(eq(anchors.id, id), isOpen, ne(anchors.state, 'held'), lte(anchors.leaseUntil, nowAt)),
+    )
     .returning({ id: anchors.id, chain: anchors.chain })
   const [row] = rows
   if (row === undefined) return false

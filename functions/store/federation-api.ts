@@ -50,6 +50,13 @@ export interface PeerView {
   readonly tip: { readonly height: number; readonly treeSize: number; readonly root: string } | null
   /** Batches of the peer's own log that are known and not verified here yet. */
   readonly lag: number | null
+  /** Where the peer says that it stands on each log: hearsay. */
+  readonly tips: readonly {
+    readonly origin: string
+    readonly height: number
+    readonly treeSize: number
+    readonly root: string
+  }[]
   readonly failures: number
   readonly nextVisit: string | null
   readonly error: string | null

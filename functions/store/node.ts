@@ -7,8 +7,14 @@
 import { fromBase64Url } from '#core/bytes.ts'
 import { parseConfig, type Config } from '#core/config.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { deriveClaimsKey, deriveIdentity, deriveKey, type IdentityKey } from '#core/node-keys.ts'
-import { currentKey, verifyStatements, type KeyHistory } from '#core/rotation.ts'
+import {
+  deriveClaimsKey,
+  deriveDashboardKey,
+  deriveIdentity,
+  deriveKey,
+  type IdentityKey,
+} from '#core/node-keys.ts'
+import { currentKey, signRotation, verifyStatements, type KeyHistory } from '#core/rotation.ts'
 import { hmacKey, type HmacKey } from '#core/sha256.ts'
 import {
   TYPE_COSIGNATURE,
@@ -38,6 +44,8 @@ export interface NodeContext {
   readonly witness: { readonly name: string; readonly vkey: string; readonly signer: NoteSigner }
   /** Hides identities in claims. */
   readonly claims: HmacKey
+  /** Makes what a browser carries for the dashboard: login states, form tokens. */
+  readonly dashboard: HmacKey
 }
 
 const contexts = new WeakMap<object, Promise<NodeContext>>()
@@ -75,7 +83,34 @@ async function build(env: Env): Promise<NodeContext> {
       signer: { key: cosigner, sign: (message) => witnessKey.sign(message) },
     },
     claims: hmacKey(await deriveClaimsKey(secret)),
+    dashboard: hmacKey(await deriveDashboardKey(secret)),
   }
+}
+
+/** A key statement that was signed and is not in force yet. */
+export interface NextKey {
+  readonly epoch: number
+  readonly statement: string
+}
+
+/**
+ * Signs the statement that adds the identity key of the next epoch and ends the newest one `overlapS` seconds from
+ * now. It takes force once it is in ROTATION at a start. Whoever calls this keeps what it returns and never calls it
+ * again for the epoch: two statements of one epoch are a key conflict. Throws `bad-config` while the newest key is
+ * still to come, `bad-rotation` if the chain takes no more.
+ */
+export async function signNextKey(env: Env, overlapS: number, nowAt: number): Promise<NextKey> {
+  const secret = readSecret(env.NODE_SECRET)
+  const { nodeDid, history } = await nodeOf(env)
+  const last = history.keys.at(-1)!
+  const iat = Math.floor(nowAt / 1000)
+  if (iat < last.nbf) throw refused('ROTATION', `epoch ${last.epoch} is still to come`)
+  const epoch = last.epoch + 1
+  const { did: key } = await deriveIdentity(secret, epoch)
+  const claims = { iss: nodeDid, key, epoch, nbf: iat, end: iat + overlapS, iat }
+  const statement = await signRotation(await deriveIdentity(secret, last.epoch), claims)
+  await verifyStatements(nodeDid, [...history.statements, statement])
+  return { epoch, statement }
 }
 
 /**

@@ -58,19 +58,24 @@ export const events = sqliteTable(
 )
 
 /** One row for each batch. `committed` is 0 until the head was swapped and the index is whole. */
-export const batches = sqliteTable('batches', {
-  height: integer().primaryKey(),
-  firstIndex: integer('first_index').notNull(),
-  count: integer().notNull(),
-  treeSize: integer('tree_size').notNull(),
-  root: text().notNull(),
-  sealedAt: integer('sealed_at').notNull(),
-  manifest: text().notNull(),
-  checkpoint: text().notNull(),
-  /** Parts of the event bundle in R2. */
-  parts: integer().notNull(),
-  committed: integer().notNull().default(0),
-})
+export const batches = sqliteTable(
+  'batches',
+  {
+    height: integer().primaryKey(),
+    firstIndex: integer('first_index').notNull(),
+    count: integer().notNull(),
+    treeSize: integer('tree_size').notNull(),
+    root: text().notNull(),
+    sealedAt: integer('sealed_at').notNull(),
+    manifest: text().notNull(),
+    checkpoint: text().notNull(),
+    /** Parts of the event bundle in R2. */
+    parts: integer().notNull(),
+    committed: integer().notNull().default(0),
+  },
+  // A random key, but one row a seal, not one an event.
+  (t) => [index('batches_root').on(t.root)],
+)
 
 /** The anchor outbox: one row for each root, chain, network and method, for ever. */
 export const anchors = sqliteTable(
@@ -266,7 +271,7 @@ export const deadLetters = sqliteTable(
   },
   (t) => [
     index('dead_letters_open')
-      .on(t.queue)
+      .on(t.queue, t.receivedAt)
       .where(sql`replayed_at IS NULL`),
   ],
 )
@@ -381,3 +386,85 @@ export const webhookRequests = sqliteTable(
   { key: text().primaryKey(), hook: text().notNull(), expiresAt: integer('expires_at').notNull() },
   (t) => [index('webhook_requests_age').on(t.expiresAt)],
 )
+
+/** Who is signed in to the dashboard. The cookie's secret is not here: only its hash. */
+export const sessions = sqliteTable(
+  'sessions',
+  {
+    /** What people see and revoke by. */
+    id: integer().primaryKey({ autoIncrement: true }),
+    /** SHA-256 of the secret, 64 hex digits. */
+    hash: text().notNull(),
+    /** Subject at the identity provider. */
+    sub: text().notNull(),
+    name: text().notNull(),
+    role: text().notNull(),
+    /** Settings of sign-in under which it began (core/config.ts): under others it is over. */
+    terms: text().notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** Last use, exact to a minute. */
+    seenAt: integer('seen_at').notNull(),
+    endedAt: integer('ended_at'),
+    /** Subject of whoever ended it. */
+    endedBy: text('ended_by'),
+  },
+  (t) => [uniqueIndex('sessions_hash').on(t.hash), index('sessions_age').on(t.createdAt)],
+)
+
+/** States of sign-ins that the provider vouched for, until they expire: each counts once. */
+export const usedStates = sqliteTable(
+  'used_states',
+  { key: text().primaryKey(), expiresAt: integer('expires_at').notNull() },
+  (t) => [index('used_states_age').on(t.expiresAt)],
+)
+
+/** Tokens of machines, by hash. */
+export const apiTokens = sqliteTable(
+  'api_tokens',
+  {
+    id: integer().primaryKey({ autoIncrement: true }),
+    /** SHA-256 of the token, 64 hex digits. */
+    hash: text().notNull(),
+    /** Of the form that made it: sent twice, it makes one. */
+    once: text().notNull(),
+    name: text().notNull(),
+    /** Separated by spaces. */
+    scopes: text().notNull(),
+    createdAt: integer('created_at').notNull(),
+    createdBy: text('created_by').notNull(),
+    expiresAt: integer('expires_at').notNull(),
+    /** Last use, exact to a minute. */
+    usedAt: integer('used_at'),
+    endedAt: integer('ended_at'),
+    endedBy: text('ended_by'),
+  },
+  (t) => [uniqueIndex('api_tokens_hash').on(t.hash), uniqueIndex('api_tokens_once').on(t.once)],
+)
+
+/** Who did what on the dashboard, and what was refused. Triggers in the migration forbid changing or removing a row. */
+export const audit = sqliteTable('audit', {
+  id: integer().primaryKey({ autoIncrement: true }),
+  at: integer().notNull(),
+  requestId: text('request_id').notNull(),
+  /** Subject at the identity provider, `token:<id>`, or empty for nobody. */
+  actor: text().notNull(),
+  /** As it was shown then. */
+  name: text().notNull(),
+  /** A role, `token`, or empty. */
+  role: text().notNull(),
+  action: text().notNull(),
+  target: text().notNull(),
+  /** begun | done | refused | failed. */
+  outcome: text().notNull(),
+  detail: text().notNull(),
+  /** The row `begun` that this one ends; a row begun that nothing ends: the node died on the way. */
+  ref: integer(),
+})
+
+/** Key statements signed on the dashboard and not installed yet: one an epoch, for two would be a key conflict. */
+export const preparedKeys = sqliteTable('prepared_keys', {
+  epoch: integer().primaryKey(),
+  statement: text().notNull(),
+  preparedAt: integer('prepared_at').notNull(),
+  preparedBy: text('prepared_by').notNull(),
+})

@@ -17,6 +17,7 @@ import { startHost, type Host } from '../host.ts'
 import { load, quantile, request, type LoadResult } from './client.ts'
 import { makeEvents } from './events.ts'
 import { federation } from './federation.ts'
+import { pages as dashboard } from './pages.ts'
 import { proofs } from './proofs.ts'
 
 const args = process.argv.slice(2)
@@ -423,6 +424,10 @@ try {
   if (wants('federation')) {
     title('Federation: what a round costs, and how soon all stand on a seal')
     await federation({ start, token: TOKEN, say, quick })
+  }
+  if (wants('pages')) {
+    title('Pages of the dashboard, and what their queries read')
+    await dashboard({ start, token: TOKEN, say, quick })
   }
   if (wants('proofs')) {
     title('Verification by kind of proof: Node / workerd, and size')

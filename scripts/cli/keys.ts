@@ -44,7 +44,7 @@ const MAX_OVERLAP_S = 366 * 86_400
 
 /** Which options go with which command. */
 const allowed: Readonly<Record<string, readonly string[]>> = {
-  rotate: ['overlap'],
+  rotate: ['overlap', 'statement'],
   show: [],
   delegate: ['did', 'signature'],
 }
@@ -52,7 +52,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 export const keys: Command = {
   name: 'keys',
   summary: 'Show or rotate the identity keys of a node, or delegate to them',
-  usage: 'show|rotate|delegate [--home DIR] [--overlap 7d] [--did DID [--signature 0x…]]',
+  usage:
+    'show|rotate|delegate [--home DIR] [--overlap 7d] [--statement JWS] [--did DID [--signature 0x…]]',
   help: `  show            the node’s name and its keys, each with the time in which it is valid
   rotate          add the next key and end the one of now; both are valid until --overlap has passed. Restart
                   the node to use the new one (elsewhere deploy again with ROTATION, which --json shows)
@@ -61,12 +62,14 @@ export const keys: Command = {
 ${HOME_HELP}
   --overlap TIME  of rotate: 90s, 30m, 12h, 7d (default ${DEFAULT_OVERLAP}); 0 or now ends the old key at once, for one that
                   was stolen. Who has the node secret has every key: then only a new home helps
+  --statement JWS of rotate: take over the one that was signed on the dashboard; never sign another beside it
   --did DID       of delegate: did:pkh:eip155:<chain>:<0x address> of an externally owned account
   --signature HEX of delegate: 0x and 65 bytes, as the wallet gives them
   Nothing here talks to a node. Back the home up afterwards: rotation.json is part of the node’s name`,
   options: {
     home: { type: 'string' },
     overlap: { type: 'string' },
+    statement: { type: 'string' },
     did: { type: 'string' },
     signature: { type: 'string' },
   },
@@ -75,7 +78,7 @@ ${HOME_HELP}
     const command = args[0]!
     const options = Object.hasOwn(allowed, command) ? allowed[command]! : null
     if (options === null) throw new UsageError(`keys ${command}: say show, rotate or delegate.`)
-    for (const name of ['overlap', 'did', 'signature']) {
+    for (const name of ['overlap', 'statement', 'did', 'signature']) {
       if (values[name] !== undefined && !options.includes(name))
         throw new UsageError(`--${name} does not go with keys ${command}.`)
     }
@@ -85,7 +88,11 @@ ${HOME_HELP}
       throw new VaultMeshError('bad-config', `There is no node in ${home.path}.`)
     }
     const secret = fromBase64Url(await nodeSecret(home.path))
-    return command === 'show' ? show(home, secret) : rotate(home, secret, overlapOf(values))
+    if (command === 'show') return show(home, secret)
+    const statement = text(values, 'statement')
+    if (statement !== undefined && values['overlap'] !== undefined)
+      throw new UsageError('--overlap does not go with --statement, which has one in it.')
+    return rotate(home, secret, statement ?? overlapOf(values))
   },
 }
 
@@ -117,12 +124,19 @@ function stateOf(key: KeyPeriod, current: KeyPeriod | null, nowAt: number): stri
   return key.end !== null && key.end * 1000 <= nowAt ? 'ended' : 'valid'
 }
 
-async function rotate(home: Home, secret: Uint8Array, overlap: number): Promise<Outcome> {
+/** `next`: the overlap in seconds of a statement to sign, or one that was signed elsewhere with the same secret. */
+async function rotate(home: Home, secret: Uint8Array, next: number | string): Promise<Outcome> {
   let history: KeyHistory
   await changeStatements(home, async () => {
     const statements = knownStatements(home, process.env)
     const before = await historyOf(home, secret, statements)
     const last = before.keys.at(-1)!
+    if (typeof next === 'string') {
+      history = await historyOf(home, secret, [...statements, next])
+      if (history.keys.length === before.keys.length)
+        throw new VaultMeshError('bad-config', 'This statement is in force here already.')
+      return history.statements
+    }
     const iat = Math.floor(Date.now() / 1000)
     if (iat < last.nbf) {
       throw new VaultMeshError(
@@ -133,13 +147,14 @@ async function rotate(home: Home, secret: Uint8Array, overlap: number): Promise<
     const signer = await deriveIdentity(secret, last.epoch)
     const { did: key } = await deriveIdentity(secret, last.epoch + 1)
     const epoch = last.epoch + 1
-    const claims = { iss: before.nodeDid, key, epoch, nbf: iat, end: iat + overlap, iat }
+    const claims = { iss: before.nodeDid, key, epoch, nbf: iat, end: iat + next, iat }
     const all = [...statements, await signRotation(signer, claims)]
     history = await historyOf(home, secret, all)
     return history.statements
   })
   const [old, added] = history!.keys.slice(-2) as [KeyPeriod, KeyPeriod]
-  const both = overlap === 0 ? 'ends now' : `is valid beside it until ${time(old.end!)}`
+  const both =
+    old.end! * 1000 <= Date.now() ? 'ends now' : `is valid beside it until ${time(old.end!)}`
   return {
     exit: Exit.ok,
     value: {
@@ -153,7 +168,7 @@ async function rotate(home: Home, secret: Uint8Array, overlap: number): Promise<
       `  epoch ${old.epoch}  ${old.did} ${both}`,
       `  the node’s name stays ${history!.nodeDid}`,
       `  in ${home.rotation}: back it up with the home`,
-      `  restart the node (or redeploy with ROTATION) to use it${overlap === 0 ? '' : ', before the old key ends'}`,
+      `  restart the node (or redeploy with ROTATION) to use it${next === 0 ? '' : ', before the old key ends'}`,
     ],
   }
 }

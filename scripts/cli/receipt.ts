@@ -4,7 +4,8 @@
 
 import { writeFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseReceipt, receiptAsProofFile, type Receipt } from '#core/receipt.ts'
+import { receiptAsProofFile } from '#core/receipt-file.ts'
+import { parseReceipt, type Receipt } from '#core/receipt.ts'
 import { RemoteProblem } from '../../functions/sdk.ts'
 import {
   arity,

@@ -5,23 +5,11 @@
 import { existsSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import type { ParseArgsOptionsConfig } from 'node:util'
-import * as z from 'zod'
 import { certificateSha256 } from '#core/certificate.ts'
-import { parseVkey } from '#core/signed-note.ts'
+import { checkPins, parseTrustFile, type TrustFile } from '#core/trust-file.ts'
 import { trustOf } from '../../functions/sdk.ts'
 import { homeAt } from '../home.ts'
 import { arity, Exit, list, text, UsageError, type Command, type Values } from './command.ts'
-
-const trustSchema = z.object({
-  vkeys: z.array(z.string()),
-  tsaRoots: z.array(z.string()).default([]),
-  nodeDids: z.array(z.string()).default([]),
-  rails: z.array(z.string()).default([]),
-  network: z.string().optional(),
-})
-
-/** A trust file: pinned keys, the rails that make an event final, and whether the log is of a dev network. */
-export type TrustFile = z.infer<typeof trustSchema>
 
 /** The trust of all files and flags together. */
 export interface Pins extends Omit<TrustFile, 'network'> {
@@ -80,7 +68,7 @@ export async function pinsOf(values: Values): Promise<Pins> {
     if (found === null) throw new UsageError(`${path} holds no PEM certificate.`)
     tsaRoots.push(...found)
   }
-  checkPins({ vkeys, tsaRoots }, 'A key you named')
+  usable(() => checkPins({ vkeys, tsaRoots }), 'A key you named')
   const own = homeAt(text(values, 'home')).trust
   const nodeDids = [...list(values, 'node-did')]
   const isNamed = [files, vkeys, tsaRoots, nodeDids].some(({ length }) => length > 0)
@@ -101,29 +89,13 @@ export async function pinsOf(values: Values): Promise<Pins> {
 /** The trust file at `path`; throws `UsageError` if it is none. */
 export async function readTrust(path: string): Promise<TrustFile> {
   const content = await readText(path, 'the trust file')
-  let value: unknown
-  try {
-    value = JSON.parse(content)
-  } catch {
-    throw new UsageError(`The trust file ${path} is not JSON.`)
-  }
-  const parsed = trustSchema.safeParse(value)
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues
-    throw new UsageError(`The trust file ${path}: "${issue!.path.join('.')}": ${issue!.message}.`)
-  }
-  checkPins(parsed.data, `The trust file ${path}`)
-  return parsed.data
+  return usable(() => parseTrustFile(content), `The trust file ${path}`)
 }
 
 /** Keys and certificates of the caller's own that cannot be read are a usage error, not a verdict. */
-export function checkPins(
-  pins: { readonly vkeys: readonly string[]; readonly tsaRoots: readonly string[] },
-  where: string,
-): void {
+function usable<T>(read: () => T, where: string): T {
   try {
-    for (const vkey of pins.vkeys) parseVkey(vkey)
-    for (const pem of pins.tsaRoots) certificateSha256(pem)
+    return read()
   } catch (error) {
     throw new UsageError(`${where}: ${error instanceof Error ? error.message : String(error)}`)
   }

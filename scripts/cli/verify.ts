@@ -6,14 +6,9 @@
  */
 
 import { readFile } from 'node:fs/promises'
-import { fromUtf8, toHex } from '#core/bytes.ts'
-import { parseCheckpoint } from '#core/checkpoint.ts'
-import { readEvent } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
-import { parseProofFile } from '#core/proof-file.ts'
-import { parseReceipt, verifyReceipt, type Receipt, type Report } from '#core/receipt.ts'
-import { sha256 } from '#core/sha256.ts'
-import { parseNote } from '#core/signed-note.ts'
+import { readReceiptFile, withoutNewline } from '#core/receipt-file.ts'
+import { verifyReceipt, type Receipt, type Report } from '#core/receipt.ts'
 import {
   arity,
   Exit,
@@ -60,6 +55,11 @@ ${TRUST_HELP}
       receipt = readReceiptFile(await bytesOf(args[0]!), event)
     } catch (error) {
       if (!(error instanceof VaultMeshError)) throw error
+      if (error.extra['needs'] === 'event') {
+        throw new UsageError(
+          'The proof file names no event: give the event’s bytes as second argument.',
+        )
+      }
       return unreadable(error, terminal)
     }
     const report = await verifyReceipt(receipt, pins, event)
@@ -91,7 +91,8 @@ function judge(report: Report, demand: Demand, terminal: Terminal): Outcome {
       eventHash,
       eventId,
       source,
-      checks,
+      // Each hash of them is for a page to show.
+      checks: checks.map(({ name, ok, detail }) => ({ name, ok, detail })),
       anchored,
       before,
       unproven,
@@ -115,7 +116,11 @@ const HOW_TO_TRUST =
   'If you mean to trust it: vaultmesh trust URL -o FILE, then verify with --trust FILE.'
 
 type Verdict = Report['verdict'] | 'pending'
-type Shown = Pick<Report, 'checks' | 'sentence'> & { readonly verdict: Verdict }
+type Shown = {
+  readonly checks: readonly Omit<Report['checks'][number], 'steps'>[]
+  readonly sentence: string
+  readonly verdict: Verdict
+}
 
 function verdictOf(
   report: Report,
@@ -167,7 +172,7 @@ function verdictOf(
 
 /** ✓, ✗ or – with the check's name and what was found. */
 function checkLine(
-  check: Report['checks'][number],
+  check: Shown['checks'][number],
   terminal: Pick<Terminal, 'paint'>,
   width: number,
 ): string {
@@ -202,83 +207,6 @@ function unreadable(error: VaultMeshError, terminal: Terminal): Outcome {
     value: { verdict: 'refuted', sentence, checks: [check], anchored: [], before: null },
     lines: reportLines({ checks: [check], verdict: 'refuted', sentence }, terminal),
   }
-}
-
-/** A receipt in either form. */
-export function readReceiptFile(bytes: Uint8Array, event?: Uint8Array): Receipt {
-  const content = fromUtf8(bytes)
-  return content.startsWith('c2sp.org/tlog-proof@')
-    ? fromProofFile(content, event)
-    : parseReceipt(content)
-}
-
-/**
- * A tlog-proof as a receipt. Its `extra` is signed by nobody: it names the event and carries anchors, each
- * of which is verified; without it the event's bytes must be at hand. A proof file says nothing of id and
- * source, so they are the event's own.
- */
-function fromProofFile(content: string, event: Uint8Array | undefined): Receipt {
-  const file = parseProofFile(content)
-  const { origin, size, root } = parseCheckpoint(parseNote(file.checkpoint).text)
-  const extra = file.extra === null ? {} : parseExtra(file.extra)
-  const named = extra['eventHash'] ?? (event === undefined ? null : hashName(event))
-  if (named === null) {
-    throw new UsageError(
-      'The proof file names no event: give the event’s bytes as second argument.',
-    )
-  }
-  const own = event === undefined ? null : attributesOf(event)
-  const { height = 1, anchors = [] } = extra
-  return parseReceipt(
-    JSON.stringify({
-      v: 1,
-      eventHash: named,
-      eventId: own?.id ?? '',
-      source: own?.source ?? '',
-      status: 'sealed',
-      origin,
-      height,
-      leafIndex: file.index,
-      treeSize: size,
-      root: `sha256:${toHex(root)}`,
-      inclusionProof: file.proof.map(toHex),
-      checkpoint: file.checkpoint,
-      anchors,
-    }),
-  )
-}
-
-/** Another producer's `extra` is opaque: it then names nothing. */
-function parseExtra(extra: Uint8Array): Readonly<Record<string, unknown>> {
-  try {
-    const value: unknown = JSON.parse(fromUtf8(extra))
-    if (typeof value === 'object' && value !== null && 'v' in value && value.v === 1) {
-      return value as unknown as Record<string, unknown>
-    }
-  } catch {
-    // Not ours.
-  }
-  return {}
-}
-
-function hashName(event: Uint8Array): string {
-  return `sha256:${toHex(sha256(event))}`
-}
-
-/** Null if the bytes are no event: verifyReceipt then says why. */
-function attributesOf(event: Uint8Array): { readonly id: string; readonly source: string } | null {
-  try {
-    return readEvent(event)
-  } catch {
-    return null
-  }
-}
-
-/** An editor ends a file with a newline; no JWS holds one, and intake drops it too. */
-function withoutNewline(bytes: Uint8Array): Uint8Array {
-  let end = bytes.length
-  while (end > 0 && (bytes[end - 1] === 0x0a || bytes[end - 1] === 0x0d)) end--
-  return bytes.subarray(0, end)
 }
 
 async function bytesOf(path: string): Promise<Uint8Array> {

@@ -16,18 +16,21 @@ import type { Devnet, Part } from './devnet.ts'
 
 const PARTS: readonly Part[] = ['btc', 'evm', 'tsa']
 
-/** The parts that `--without` names; throws `bad-config` for one that is none. */
-export function partsOf(names: readonly string[]): ReadonlySet<Part> {
+/** The parts that `--without` names, of those there are; throws `bad-config` for one that is none. */
+export function partsOf<P extends string = Part>(
+  names: readonly string[],
+  known: readonly P[] = PARTS as readonly string[] as readonly P[],
+): ReadonlySet<P> {
   const parts = names.flatMap((name) => name.split(',')).map((name) => name.trim().toLowerCase())
   for (const part of parts) {
-    if (!PARTS.some((known) => known === part)) {
+    if (!known.some((name) => name === part)) {
       throw new VaultMeshError(
         'bad-config',
-        `--without ${part}: the parts are ${PARTS.join(', ')}.`,
+        `--without ${part}: the parts are ${known.join(', ')}.`,
       )
     }
   }
-  return new Set(parts as Part[])
+  return new Set(parts as P[])
 }
 
 /** Variables of a node on `devnet`; its addresses are funded when this resolves. Keys lie in `dir`. */

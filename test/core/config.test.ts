@@ -47,6 +47,7 @@ describe('the settings', () => {
       rails: [],
       publicEvents: true,
       webhookAllowPrivate: false,
+      signIn: null,
     })
   })
 
@@ -164,6 +165,43 @@ describe('the settings', () => {
     const urls = { ...base, RAILS: 'TSA', TSA_URLS: 'https://tsa.example/' }
     expect(refusal(urls)).toMatch(/^TSA_ROOTS: /)
     expect(refusal({ ...urls, TSA_ROOTS: 'no pem' })).toMatch(/^TSA_ROOTS: /)
+  })
+
+  test('of sign-in are whole, or refused by the name of the one that is wrong', () => {
+    const signIn = {
+      ...base,
+      PUBLIC_URL: 'https://node.example/below',
+      OIDC_ISSUER: 'https://login.example/realms/x',
+      OIDC_CLIENT_ID: 'dashboard',
+      OIDC_ROLE_MAP: 'admins=admin',
+    }
+    expect(parseConfig(signIn).signIn).toMatchObject({
+      issuer: 'https://login.example/realms/x',
+      clientSecret: '',
+      scopes: 'openid profile groups',
+      rolesClaim: 'groups',
+      allowHttp: false,
+      publicOrigin: 'https://node.example',
+      idleMs: 3_600_000,
+      maxMs: 43_200_000,
+    })
+    const http = { ...signIn, OIDC_ISSUER: 'http://127.0.0.1:7081' }
+    for (const [env, name] of [
+      [{ ...signIn, OIDC_ISSUER: 'login.example' }, 'OIDC_ISSUER'],
+      [{ ...signIn, OIDC_ISSUER: 'https://login.example/?x' }, 'OIDC_ISSUER'],
+      [http, 'OIDC_ISSUER'],
+      [{ ...http, OIDC_ALLOW_HTTP: '1', NETWORK: 'production' }, 'OIDC_ALLOW_HTTP'],
+      [{ ...signIn, OIDC_CLIENT_ID: '' }, 'OIDC_CLIENT_ID'],
+      [{ ...signIn, OIDC_SCOPES: 'profile' }, 'OIDC_SCOPES'],
+      [{ ...signIn, OIDC_ROLE_MAP: '' }, 'OIDC_ROLE_MAP'],
+      [{ ...signIn, OIDC_ROLE_MAP: 'admins=root' }, 'OIDC_ROLE_MAP'],
+      [{ ...signIn, PUBLIC_URL: '' }, 'PUBLIC_URL'],
+      [{ ...signIn, PUBLIC_URL: 'http://node.example' }, 'PUBLIC_URL'],
+      [{ ...signIn, SESSION_IDLE_S: '0' }, 'SESSION_IDLE_S'],
+      [{ ...signIn, SESSION_MAX_S: '2592001' }, 'SESSION_MAX_S'],
+    ] as const)
+      expect(refusal(env)).toMatch(new RegExp(`^${name}: `))
+    expect(parseConfig({ ...http, OIDC_ALLOW_HTTP: '1' }).signIn?.allowHttp).toBe(true)
   })
 
   test('of any text are read or refused by an error of ours', () => {

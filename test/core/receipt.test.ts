@@ -12,14 +12,8 @@ import { VaultMeshError } from '#core/errors.ts'
 import { inclusionProof } from '#core/inclusion-proof.ts'
 import { leafHash, leafHashes, rootOf } from '#core/merkle.ts'
 import { parseProofFile, verifyProofFile } from '#core/proof-file.ts'
-import {
-  parseReceipt,
-  readReceipt,
-  receiptAsProofFile,
-  verifyReceipt,
-  type Receipt,
-  type Report,
-} from '#core/receipt.ts'
+import { readReceiptFile, receiptAsProofFile } from '#core/receipt-file.ts'
+import { parseReceipt, verifyReceipt, type Receipt, type Report } from '#core/receipt.ts'
 import { sha256 } from '#core/sha256.ts'
 import {
   formatNote,
@@ -202,7 +196,7 @@ describe('a receipt', () => {
   })
 
   test('verifies after a trip through its file, whatever the order of anchors', async () => {
-    expect(readReceipt(utf8(JSON.stringify(receipt, null, 2)))).toEqual(receipt)
+    expect(readReceiptFile(utf8(JSON.stringify(receipt, null, 2)))).toEqual(receipt)
     expect(await judge({ ...receipt, anchors: [later, same] }, events[261])).toBe('verified')
   })
 
@@ -221,8 +215,9 @@ describe('a receipt', () => {
         name: 'source, id',
         ok: null,
         detail: "said by the node; give the event's bytes to check who signed it",
+        steps: [],
       },
-      { name: 'height, status', ok: null, detail: 'said by the node' },
+      { name: 'height, status', ok: null, detail: 'said by the node', steps: [] },
     ])
     expect(bare.sentence).toMatch(/ Who signed the event was not checked\.$/)
     const whole = await verifyReceipt(receipt, trust, events[261])
@@ -426,7 +421,7 @@ describe('a changed receipt', () => {
     )
     const twice = JSON.stringify(receipt).replace('{"v":1', '{"v":1,"v":1')
     expect(() => parseReceipt(twice)).toThrow('repeats a key')
-    expect(() => readReceipt(Uint8Array.of(0xff))).toThrow(VaultMeshError)
+    expect(() => readReceiptFile(Uint8Array.of(0xff))).toThrow(VaultMeshError)
   })
 })
 

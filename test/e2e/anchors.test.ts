@@ -20,7 +20,7 @@ import { anvilBinary, missingAnvil } from '../../scripts/devnet/anvil.ts'
 import { calendarPython, missingCalendar } from '../../scripts/devnet/calendar.ts'
 import { onPath } from '../../scripts/devnet/child.ts'
 import { exportReceipts, receiptFile } from '../../scripts/receipt-files.ts'
-import { readReceiptFile } from '../../scripts/cli/verify.ts'
+import { readReceiptFile } from '#core/receipt-file.ts'
 import {
   anchorOf,
   startAnchoredNode,

@@ -583,7 +583,7 @@ describe('up --once', () => {
   test('shows a first event anchored by its own authority, verified from its files, and ends', async () => {
     const home = file('up')
     const ports: string[] = []
-    for (const name of ['port', 'tsa-port', 'btc-port', 'evm-port'])
+    for (const name of ['port', 'tsa-port', 'btc-port', 'evm-port', 'oidc-port'])
       ports.push(`--${name}`, String(await freePort()))
     const up = [resolve(ROOT, 'scripts/up.ts'), '--once', '--home', home, ...ports]
     const ran = await run(up, { cwd: box.dir })
@@ -600,7 +600,7 @@ describe('up --once', () => {
 
   test('goes on without openssl, says so in one line, and shows the rail as off', async () => {
     const ports = ['--port', String(await freePort()), '--tsa-port', String(await freePort())]
-    const without = ['--without', 'btc,evm']
+    const without = ['--without', 'btc,evm,oidc']
     const up = resolve(ROOT, 'scripts/up.ts')
     const args = [up, '--once', '--home', file('up2'), ...ports, ...without]
     const ran = await run(args, { env: { PATH: '/nonexistent' }, cwd: box.dir })

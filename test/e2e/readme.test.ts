@@ -37,7 +37,8 @@ beforeAll(async () => {
   for (const name of ['scripts', 'test']) symlinkSync(join(ROOT, name), join(dir, name))
   port = await freePort()
   const args = ['--home', join(dir, '.vaultmesh'), '--port', String(port)]
-  for (const part of ['tsa', 'btc', 'evm']) args.push(`--${part}-port`, String(await freePort()))
+  for (const part of ['tsa', 'btc', 'evm', 'oidc'])
+    args.push(`--${part}-port`, String(await freePort()))
   node = await start(['scripts/up.ts', ...args], 'verify it yourself')
 }, 120_000)
 

@@ -62,10 +62,16 @@ export async function startAnchoredNode({
   withCalendar = false,
   intervalMs = 1000,
   vars = {},
+  port,
+  federation,
 }: {
   readonly withCalendar?: boolean
   readonly intervalMs?: number
   readonly vars?: Readonly<Record<string, string>>
+  /** A free one by default. */
+  readonly port?: number
+  /** A config/federation.yaml to join with. */
+  readonly federation?: string
 } = {}): Promise<AnchoredNode> {
   // Short: a Unix socket's path has at most 107 bytes.
   const dir = await mkdtemp(join(tmpdir(), 'vm-a-'))
@@ -89,7 +95,8 @@ export async function startAnchoredNode({
         : { ANCHOR_BTC_METHOD: 'both', OTS_CALENDARS: devnet.calendar.url }
     node = await startNode({
       home: join(dir, 'node'),
-      port: await portOrFree(0),
+      port: port ?? (await portOrFree(0)),
+      ...(federation === undefined ? {} : { federation }),
       vars: {
         ...(await anchorVars(devnet, chains)),
         ...calendars,
