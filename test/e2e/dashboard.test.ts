@@ -58,8 +58,8 @@ beforeAll(async () => {
   )
   const [node, started] = await Promise.all([
     startAnchoredNode({
-      // Short, so that there is a Ψ to show.
-      vars: { ...oidc.vars, GUARDIAN_INTERVAL_MS: '1000' },
+      // Short, so that there is a Ψ to show; and no limit: an intervention is an event, whose seal closes dead letters.
+      vars: { ...oidc.vars, GUARDIAN_INTERVAL_MS: '1000', GUARDIAN_PSI_LOW: '0.0001' },
       port,
       federation,
     }),
@@ -282,11 +282,7 @@ describe.skipIf(browserAbsence !== null)('somebody who is signed in', () => {
       })
     const note = receipt.checkpoint
     const cases: readonly (readonly [name: string, body: string, section: string])[] = [
-      [
-        'another event',
-        forged((r) => ({ ...r, eventHash: `sha256:${other(r.eventHash.slice(7), 3)}` })),
-        'The event',
-      ],
+      ['another signer', forged((r) => ({ ...r, source: `${r.source}x` })), 'The event'],
       ['another id', forged((r) => ({ ...r, eventId: 'x' })), 'The event'],
       [
         'a checkpoint signed by nobody',
@@ -333,6 +329,18 @@ describe.skipIf(browserAbsence !== null)('somebody who is signed in', () => {
       expect(await page.locator('.proof-verdict').innerText()).toContain('Refuted')
       await page.unroute('**/receipts/**')
     }
+    // A receipt of another event, however good, is none of this page.
+    const elsewhere = forged((r) => ({
+      ...r,
+      eventHash: `sha256:${other(r.eventHash.slice(7), 3)}`,
+    }))
+    await page.route('**/receipts/**', (route) =>
+      route.fulfill({ contentType: 'application/json', body: elsewhere }),
+    )
+    await page.goto(url)
+    await read()
+    expect(await page.locator('.proof-verdict').innerText()).toContain('another event')
+    await page.unroute('**/receipts/**')
   }, 60_000)
 
   test('sees a new batch come by itself, while nothing jumps, and can stop that', async () => {
@@ -346,10 +354,8 @@ describe.skipIf(browserAbsence !== null)('somebody who is signed in', () => {
           seen.shift += (entry as unknown as { value: number }).value
       }).observe({ type: 'layout-shift' })
     })
-    const next = receipt.height + 1
-    const block = page.locator('#strip').getByRole('link', { name: `#${next}` })
-    expect(await block.count()).toBe(0)
-    await it.post()
+    const { height } = await it.receipt((await it.post()).eventHash)
+    const block = page.locator('#strip').getByRole('link', { name: `#${height}` })
     await block.waitFor({ timeout: 20_000 })
     const shift = await page.evaluate(
       () => (globalThis as unknown as { seen: { shift: number } }).seen.shift,
