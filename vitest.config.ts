@@ -7,6 +7,29 @@ import { writeAssets } from './scripts/build-assets.ts'
 await writeAssets()
 const migrations = await readD1Migrations(path.join(import.meta.dirname, 'migrations'))
 
+/** End-to-end files of one node, or none, that no clock hurries. */
+const PATIENT = [
+  'anchor-commands',
+  'anchor-sdk',
+  'anchors',
+  'bad-input',
+  'calendar',
+  'cli',
+  'devnet',
+  'docs',
+  'esplora',
+  'ethereum-block',
+  'ethereum-nodes',
+  'fsck',
+  'http-manners',
+  'independent',
+  'keystore',
+  'monitoring-config',
+  'oidc',
+  'secrets',
+  'sops',
+].map((name) => `test/e2e/${name}.test.ts`)
+
 export default defineConfig({
   test: {
     // Of two cores vitest would use one.
@@ -66,11 +89,24 @@ export default defineConfig({
           name: 'e2e',
           setupFiles: ['test/support/seed.ts'],
           include: ['test/e2e/**/*.test.ts'],
+          exclude: PATIENT,
           environment: 'node',
           testTimeout: 60_000,
           hookTimeout: 60_000,
           fileParallelism: false,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        // Those that wait for answers rather than against a clock: two files at a time.
+        test: {
+          name: 'e2e-patient',
+          setupFiles: ['test/support/seed.ts'],
+          include: PATIENT,
+          environment: 'node',
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          sequence: { groupOrder: 2 },
         },
       },
     ],
