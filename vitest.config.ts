@@ -11,7 +11,6 @@ const migrations = await readD1Migrations(path.join(import.meta.dirname, 'migrat
 const PATIENT = [
   'anchor-commands',
   'anchor-sdk',
-  'anchors',
   'bad-input',
   'calendar',
   'cli',

@@ -35,6 +35,8 @@ const COSTS_NOTHING = 0.0005
 const AT_ONCE = 20
 /** A source may miss its turn twice; who is blind to half of the signals says so at once. */
 const BLIND_RUNS = 3
+/** An index that was lost or put back knows nothing of what was told: it is told again after so long, and by each process. */
+const TOLD_AGAIN_MS = 3_600_000
 
 /** What the newest own telemetry could not say, and where to look. Stored as JSON under `newest`. */
 export interface Newest {
@@ -50,6 +52,8 @@ const signers = new Signers(EVENT_TYP)
 export class GuardianActs {
   readonly #env: Env
   readonly #store: GuardianStore
+  /** When each kind was settled last by this process. */
+  readonly #settledAt = new Map<string, number>()
 
   constructor(env: Env, store: GuardianStore) {
     this.#env = env
@@ -70,6 +74,12 @@ export class GuardianActs {
     for (const step of steps) await step().catch((error: unknown) => warn('guardian', error))
   }
 
+  /** Clears what it opened. */
+  async end(nowAt: number): Promise<void> {
+    await this.#settle('psi_low', NO_ALERT, nowAt)
+    await this.#settle('watch_blind', NO_ALERT, nowAt)
+  }
+
   /** `named` says of which facts the alert is: while they are the same, its figures are left as they are. */
   async #settle(
     kind: 'psi_low' | 'watch_blind',
@@ -77,19 +87,21 @@ export class GuardianActs {
     nowAt: number,
   ): Promise<void> {
     const told = `told ${kind}`
-    if (this.#store.recall(told) === named) return
+    const isNews = this.#store.recall(told) !== named
+    const ageMs = Math.abs(nowAt - (this.#settledAt.get(kind) ?? -Infinity))
+    if (!isNews && ageMs < TOLD_AGAIN_MS) return
     const prefix = kind === 'watch_blind' ? BLIND_KEY : ''
     await settleAlerts(this.#env.DB, kind, alert === null ? [] : [alert], { nowAt, prefix })
     // Told at once; a wake-up that is lost is the minute's.
-    await wakeAlerts(this.#env).catch((error: unknown) => warn('alerts not woken', error))
+    if (isNews)
+      await wakeAlerts(this.#env).catch((error: unknown) => warn('alerts not woken', error))
     this.#store.remember(told, named)
-    // A wake-up: without it whoever is told of alerts hears of it within a minute.
-    await this.#env.ALERT_QUEUE.send({}).catch((error: unknown) => warn('not woken', error))
+    this.#settledAt.set(kind, nowAt)
   }
 
   #psiAlert({ did, guardian, sample }: KnownNode, { places }: Newest) {
     const { alarm } = guardian
-    if (alarm === null) return { alert: null, named: '' }
+    if (alarm === null) return NO_ALERT
     const cost = new Map(sample.signals.map((s) => [s.name, s.contribution]))
     const worst = causes(sample, CAUSES).filter(({ name }) => cost.get(name)! < -COSTS_NOTHING)
     const names = worst.map(({ name }) => name)
@@ -163,11 +175,12 @@ const NOTHING: Newest = {
   places: { height: 0, waiting: {} },
 }
 const BLIND_KEY = 'guardian'
+const NO_ALERT = { alert: null, named: '' } as const
 
 /** Ψ leaves out what it was not told, so that silence must not pass for health. */
 function blindAlert({ unread, notes, blindRuns }: Newest) {
   const isHalf = unread.length * 2 >= SIGNAL_NAMES.length
-  if (!isHalf && blindRuns < BLIND_RUNS) return { alert: null, named: '' }
+  if (!isHalf && blindRuns < BLIND_RUNS) return NO_ALERT
   const missing = `${unread.length} of ${SIGNAL_NAMES.length} signals`
   const alert: Alert = {
     kind: 'watch_blind',

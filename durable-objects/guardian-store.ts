@@ -149,6 +149,14 @@ export class GuardianStore {
     this.remember('accepted', String(this.accepted() + 1))
   }
 
+  /** The clock was set back to `nowAt`: what a node said after it is forgotten, so that its times can go on from there. */
+  setBack(node: number, nowAt: number): void {
+    this.transaction(() => {
+      this.#sql.exec('UPDATE nodes SET at = ?2 WHERE id = ?1', node, nowAt)
+      this.#sql.exec('DELETE FROM telemetry WHERE node = ? AND at > ?', node, nowAt)
+    })
+  }
+
   /** How much telemetry was ever admitted. */
   accepted(): number {
     return Number(this.recall('accepted') ?? 0)

@@ -10,10 +10,11 @@
  * Own telemetry goes through the same step 3 as what comes by the door and by gossip.
  *
  * Invariants: of one node seq and time only grow, and of one seq there is one statement: what was signed and not
- * admitted when a process died is admitted by the next, byte for byte. Own seq is dense; the first is the clock in steps of
- * 200 ms, the least interval, so that a Guardian that lost its storage begins above all it ever said. Kept are this node and
- * listed peers, of a peer at most two statements in an interval. The alarm's first statement sets the next one and its
- * body never throws; the minute cron arms it again.
+ * admitted when a process died is admitted by the next, byte for byte. Own seq is dense; the first, also after a silence,
+ * is the clock in steps of 200 ms, the least interval, so that a Guardian that lost its storage, or has an old copy of it,
+ * begins above all it ever said. Times of a clock that ran ahead, which no peer believed, are forgotten when it is set back.
+ * Kept are this node and listed peers, of a peer at most two statements in an interval. The alarm's first statement sets
+ * the next one and its body never throws; the minute cron arms it again.
  *
  * RPCs: admit, hear, view, series, learn, sweep, retire.
  */
@@ -29,6 +30,7 @@ import { causes, initialPsi, stepPsi, swarmPsi, type PsiState } from '#core/psi.
 import { isValidKey, verifyStatements, type KeyHistory } from '#core/rotation.ts'
 import {
   checkSequence,
+  MAX_AHEAD_MS,
   readTelemetry,
   SIGNAL_NAMES,
   signTelemetry,
@@ -212,6 +214,8 @@ export class Guardian extends DurableObject<Env> {
   /** Says nothing any more: this log was ended, and the one that follows it speaks for the node. */
   async retire(): Promise<void> {
     this.#store.remember('retired', '1')
+    // Whoever says nothing any more clears nothing any more.
+    await this.#acts.end(Date.now())
   }
 
   #isRetired(): boolean {
@@ -246,6 +250,12 @@ export class Guardian extends DurableObject<Env> {
   /** Steps 1 and 2: from here on there is one statement of this seq. */
   async #sign(node: NodeContext, last: KnownNode | null): Promise<void> {
     const nowAt = Date.now()
+    const { guardianIntervalMs: intervalMs } = node.config
+    const isAhead = last !== null && last.at > nowAt + MAX_AHEAD_MS
+    if (isAhead) this.#store.setBack(last.id, nowAt)
+    const lastAt = isAhead ? nowAt : (last?.at ?? 0)
+    const clock = Math.floor(nowAt / LEAST_INTERVAL_MS)
+    const next = (last?.seq ?? -1) + 1
     const since = this.#store.recall('baseline')
     const { signals, expect, unread, notes, baseline, places } = await collect(this.env, node, {
       baseline: since === null ? null : (JSON.parse(since) as Baseline),
@@ -253,10 +263,10 @@ export class Guardian extends DurableObject<Env> {
     })
     const jws = await signTelemetry(node.identity, {
       nodeDid: canonicalDid(node.nodeDid),
-      seq: last === null ? Math.floor(nowAt / LEAST_INTERVAL_MS) : last.seq + 1,
-      // A node's times never run backwards, whatever the clock does.
-      at: Math.max(nowAt, last?.at ?? 0),
-      intervalMs: node.config.guardianIntervalMs,
+      seq: nowAt - lastAt > STALE_INTERVALS * intervalMs ? Math.max(next, clock) : next,
+      // A node's times do not run backwards because its clock was put right.
+      at: Math.max(nowAt, lastAt),
+      intervalMs,
       expect,
       signals,
     })
@@ -274,13 +284,13 @@ export class Guardian extends DurableObject<Env> {
     const text = this.#store.recall('pending')
     if (text === null) return
     const { jws, newest } = JSON.parse(text) as Pending
-    const opened = readTelemetry(utf8(jws))
     try {
+      const opened = readTelemetry(utf8(jws))
       if (this.#store.node(opened.nodeDid)?.jws !== jws) {
         await this.#admit(opened, jws, opened.unverified.at)
       }
     } catch (error) {
-      // Somebody with our key was quicker with this seq. The next one is higher.
+      // Somebody with our key was quicker with this seq, or an older version of this code signed it: the next one is better.
       if (!(error instanceof VaultMeshError)) throw error
       warn('own telemetry was refused', error)
     }
@@ -383,7 +393,8 @@ function shown(row: Intervention): InterventionView {
 
 function isStale(node: KnownNode, ownIntervalMs: number, nowAt: number): boolean {
   const intervalMs = Math.max(node.intervalMs, ownIntervalMs)
-  return nowAt - node.receivedAt > STALE_INTERVALS * intervalMs
+  // Of a time to come it is where the clock was set back since.
+  return Math.abs(nowAt - node.receivedAt) > STALE_INTERVALS * intervalMs
 }
 
 function healthOf(node: KnownNode): Omit<NodeHealth, 'own' | 'stale' | 'threshold'> {

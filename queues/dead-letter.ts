@@ -3,7 +3,7 @@
  * it: events wait in their pool, anchors in their outbox, and both are retried by alarm and cron.
  */
 
-import { keepDeadLetters, openAlert } from '#store/alerts.ts'
+import { clearAlert, closeDeadLetters, keepDeadLetters, openAlert } from '#store/alerts.ts'
 import { anchorRow, type AnchorMessage } from '#store/anchors.ts'
 import { count, type Background } from '#store/metrics.ts'
 import { batchLink, heightOfTree, newestHeight } from '#store/suffering.ts'
@@ -26,6 +26,17 @@ async function linkOf(batch: MessageBatch, db: D1Database): Promise<string> {
 /** Queues of log n > 1 have its number behind their names. */
 function isOfSeals({ queue }: MessageBatch): boolean {
   return queue.startsWith('sealer-dlq')
+}
+
+/** Whether nothing waits for a seal or for its index; false where that cannot be told. */
+async function isAllSealed({ DB, SEQUENCER }: Env, nowAt: number): Promise<boolean> {
+  try {
+    const log = SEQUENCER.getByName('log')
+    const { waiting, height } = await log.watch({ overdueBefore: 0, since: nowAt })
+    return waiting === 0 && ((await newestHeight(DB)) ?? 0) === height
+  } catch {
+    return false
+  }
 }
 
 /** Keeps the messages and opens one alert for their queue. */
@@ -57,6 +68,15 @@ export async function onDeadLetters(batch: MessageBatch, env: Env, ctx: Backgrou
     },
     nowAt,
   )
+  // A message that is given up comes late. What it asked for may be done, and in a quiet log no other seal would say so;
+  // one that is done after this look closes by itself.
+  if (seal && (await isAllSealed(env, nowAt))) {
+    const { DB } = env
+    await DB.batch([
+      clearAlert(DB, 'dead_letter', queue, nowAt),
+      closeDeadLetters(DB, queue, nowAt),
+    ])
+  }
   await wakeAlerts(env).catch(() => undefined)
   count(env, ctx, 'vaultmesh_dead_letters_total', { queue }, batch.messages.length)
 }

@@ -18,6 +18,7 @@ import { nodeOf } from '#store/node.ts'
 import { batchLink, waitingHeights } from '#store/suffering.ts'
 import type { Coin } from '#store/wallet-api.ts'
 import {
+  LONGEST_WAIT_MS,
   runWatchers,
   watchers,
   type Memory,
@@ -135,7 +136,7 @@ async function takeReading(db: D1Database, name: string, nowAt: number): Promise
   const taken = await db
     .prepare(
       `INSERT INTO watch_state (name, due_at, value) VALUES (?1, ?3, 'null')
-       ON CONFLICT (name) DO UPDATE SET due_at = ?3 WHERE due_at <= ?2 RETURNING 1`,
+       ON CONFLICT (name) DO UPDATE SET due_at = ?3 WHERE due_at <= ?2 OR due_at > ?2 + ${LONGEST_WAIT_MS} RETURNING 1`,
     )
     .bind(name, nowAt, nowAt + AFTER_FAILURE_MS)
     .first()

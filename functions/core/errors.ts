@@ -144,7 +144,7 @@ const table = {
   'unsupported-media-type': {
     status: 415,
     title: 'Media type not supported',
-    advice: 'Use application/jose, application/json or application/x-ndjson.',
+    advice: 'Send one of the media types that /docs lists for this path.',
   },
   'not-acceptable': {
     status: 406,

@@ -4,6 +4,7 @@
  * Invariant: what cannot be told is null or a note, never 0.
  */
 
+import type { Code } from '#core/errors.ts'
 import { metrics, type Series } from '#core/metrics.ts'
 import type { SignalName } from '#core/telemetry.ts'
 
@@ -25,11 +26,17 @@ export interface Baseline {
 }
 
 const ACCEPTED = 'vaultmesh_events_total accepted'
-const REJECTED = 'vaultmesh_events_total rejected'
 const SEALED = 'vaultmesh_seal_batches_total sealed'
 const FAILED = 'vaultmesh_seal_batches_total failed'
 const LATENCY = 'vaultmesh_seal_latency_seconds'
-const WATCHED: readonly string[] = [ACCEPTED, REJECTED, SEALED, FAILED, LATENCY]
+/**
+ * Refusals for which the node is to blame. What anybody can send and every node must refuse tells nothing of this one:
+ * else a stranger with four bad requests would open an alarm.
+ */
+const BLAMED = (
+  ['overloaded', 'storage-failed', 'internal', 'log-forked'] as const satisfies readonly Code[]
+).map((code) => `vaultmesh_problems_total ${code}`)
+const WATCHED: readonly string[] = [ACCEPTED, ...BLAMED, SEALED, FAILED, LATENCY]
 
 /** What of all that is counted the signals are made of. */
 export function watched(series: readonly Series[]): Baseline['counts'] {
@@ -58,12 +65,12 @@ export function sinceBaseline(
     return { note: 'Counters began anew, so this interval cannot be counted.' }
   }
   const n = (key: string): number => added[key]?.[0] ?? 0
-  const came = n(ACCEPTED) + n(REJECTED)
+  const refused = BLAMED.reduce((sum, key) => sum + n(key), 0)
   const seals = n(SEALED) + n(FAILED)
   const buckets = added[LATENCY]?.slice(1) ?? []
   return {
     intake_rate: n(ACCEPTED) / seconds,
-    reject_ratio: came === 0 ? 0 : n(REJECTED) / came,
+    reject_ratio: refused === 0 ? 0 : refused / (refused + n(ACCEPTED)),
     seal_retry_ratio: seals === 0 ? null : n(FAILED) / seals,
     seal_latency_p50_s: quantile(buckets, 0.5),
     seal_latency_p95_s: quantile(buckets, 0.95),

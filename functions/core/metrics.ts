@@ -181,6 +181,11 @@ export const metrics = {
     help: 'Height of the oldest batch that waits for an anchor on a configured rail; 0 if none waits.',
     labels: {},
   },
+  vaultmesh_alerted_height: {
+    type: 'gauge',
+    help: 'Height of the batch that the open alert psi_low leads to; 0 if there is none.',
+    labels: {},
+  },
   psi_field_density: {
     type: 'gauge',
     help: 'The health index Ψ of this node, between 0 and 1: more is better; docs/psi.md says what it claims.',

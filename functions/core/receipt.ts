@@ -192,7 +192,12 @@ export async function verifyReceipt(
   try {
     checkInclusion(receipt, { eventHash, root }, trail)
     const { leafIndex, treeSize, inclusionProof } = receipt
-    note('inclusion', true, `leaf ${leafIndex} of ${treeSize}, ${inclusionProof.length} hashes`)
+    const { length } = inclusionProof
+    note(
+      'inclusion',
+      true,
+      `leaf ${leafIndex} of ${treeSize}, ${length} ${length === 1 ? 'hash' : 'hashes'}`,
+    )
   } catch (error) {
     return fail('inclusion', error)
   }

@@ -155,7 +155,9 @@ function loadNow(
   at: number,
 ): Load | null {
   if (value === null) {
-    const isHeld = before !== undefined && at - before.at <= (holdMs?.(before.load) ?? -Infinity)
+    if (before === undefined) return null
+    // Of a time to come it is where the clock was set back since: that is held for no longer.
+    const isHeld = Math.abs(at - before.at) <= (holdMs?.(before.load) ?? -Infinity)
     return isHeld ? before : null
   }
   if (evidence === undefined) return { load: value, at }

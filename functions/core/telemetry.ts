@@ -66,7 +66,7 @@ export const SIGNALS: Readonly<Record<SignalName, SignalSpec>> = {
   },
   reject_ratio: {
     ...ratio,
-    help: 'Refused events by refused and accepted ones of the interval; 0 when nothing came.',
+    help: 'Refusals that the node is to blame for (overload, storage, its own errors) by these and accepted events of the interval; 0 when nothing came.',
   },
   seal_latency_p50_s: {
     ...age,

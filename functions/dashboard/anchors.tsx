@@ -8,6 +8,7 @@ import { receiptStatus, type AnchorState } from '#core/anchor-state.ts'
 import type { AnchorRow, AttemptRow } from '#store/anchors.ts'
 import { providerOf, type RailLine, type ReceiptHit } from '#store/dashboard.ts'
 import type { ProviderRecord, RailName } from '#store/providers.ts'
+import type { WalletReading } from '#store/watch.ts'
 import { Bar } from './chart.tsx'
 import { Badge, Card, Empty, Facts, Network, Pager, Root, State, Table } from './parts.tsx'
 import { Code, count, duration, plural, relative, Said, Time } from './text.tsx'
@@ -76,6 +77,8 @@ export interface AnchorsProps {
   readonly size: number
   /** Caps of the settings in words, by chain. */
   readonly caps: Readonly<Partial<Record<Chain, string>>>
+  /** What the wallets can pay for, as last read. */
+  readonly wallets: readonly WalletReading[]
 }
 
 /** The page's content. */
@@ -88,12 +91,19 @@ export function Anchors({
   older,
   size,
   caps,
+  wallets,
 }: AnchorsProps) {
   return (
     <>
       <div class={rails.length % 2 === 0 ? 'grid' : 'grid thirds'}>
         {rails.map((rail) => (
-          <Rail rail={rail} nowAt={nowAt} size={size} cap={caps[rail.chain] ?? null} />
+          <Rail
+            rail={rail}
+            nowAt={nowAt}
+            size={size}
+            cap={caps[rail.chain] ?? null}
+            wallet={wallets.find((w) => w.chain === rail.chain && w.network === rail.network)}
+          />
         ))}
       </div>
       {rails.length === 0 ? (
@@ -120,11 +130,13 @@ function Rail({
   nowAt,
   size,
   cap,
+  wallet,
 }: {
   readonly rail: RailLine
   readonly nowAt: number
   readonly size: number
   readonly cap: string | null
+  readonly wallet: WalletReading | undefined
 }) {
   const id = `rail-${rail.chain}-${rail.method}-${rail.network.replaceAll(/[^A-Za-z0-9]/g, '-')}`
   return (
@@ -150,6 +162,16 @@ function Rail({
           ],
           ['Anchors at most once in', duration(rail.intervalMs)],
           cap === null ? null : ['Fee cap', cap],
+          // Calendars ask for no money.
+          wallet === undefined || rail.method === 'calendar'
+            ? null
+            : [
+                'Wallet pays for',
+                <>
+                  {plural(wallet.anchorsLeft, 'anchor')} at the cap, read{' '}
+                  <Time at={wallet.readAt} nowAt={nowAt} />
+                </>,
+              ],
           rail.provider === null
             ? null
             : [
@@ -418,7 +440,7 @@ export function AnchorJob({
               ),
             ],
             ['Covers', plural(job.treeSize, 'event')],
-            ['Attempts', `${job.attempts}, of them failed since the last success: ${job.failures}`],
+            ['Attempts', `${job.attempts}, ${job.failures} failed in a row`],
             ['Next look', isOver ? 'none: it is over' : <Time at={job.nextAt} nowAt={nowAt} />],
             ['Fee', feeOf(job) ?? 'nothing signed'],
             seen === null

@@ -29,7 +29,7 @@ export interface NodeHealth {
     }[]
     readonly expected: Readonly<Record<string, number | null>>
   }
-  readonly causes: readonly { readonly text: string }[]
+  readonly causes: readonly { readonly name: string; readonly text: string }[]
   readonly threshold: number
   readonly alarm: { readonly since: string; readonly explained: string } | null
 }
@@ -123,7 +123,8 @@ export function PsiCard({ psi, nowAt }: { readonly psi: PsiView | null; readonly
 }
 
 function PsiNow({ health, nowAt }: { readonly health: NodeHealth; readonly nowAt: number }) {
-  const { sample, threshold, causes, alarm, lastAt, stale } = health
+  const { sample, threshold, alarm, lastAt, stale } = health
+  const causes = dear(health)
   return (
     <div class="gauge">
       <Gauge value={sample.psi} limit={threshold} label="Ψ" />
@@ -137,6 +138,7 @@ function PsiNow({ health, nowAt }: { readonly health: NodeHealth; readonly nowAt
         ) : null}
         {alarm === null ? null : (
           <p>
+            Alarm since <Time at={Date.parse(alarm.since)} nowAt={nowAt} />:{' '}
             <Said text={alarm.explained} />
           </p>
         )}
@@ -157,6 +159,15 @@ function PsiNow({ health, nowAt }: { readonly health: NodeHealth; readonly nowAt
       </div>
     </div>
   )
+}
+
+/** Less than this is shown as nothing. */
+const LEAST_COST = 0.0005
+
+/** The causes that cost something. */
+function dear({ sample, causes }: NodeHealth): NodeHealth['causes'] {
+  const costs = new Map(sample.signals.map(({ name, contribution }) => [name, -contribution]))
+  return causes.filter(({ name }) => (costs.get(name) ?? 0) >= LEAST_COST)
 }
 
 /** Whether Ψ is well, in a word. */
@@ -302,7 +313,7 @@ function Terms({ health }: { readonly health: NodeHealth }) {
           <span class="note">{TERMS[term] ?? ''}</span>
         </>,
         value.toFixed(3),
-        weight.toFixed(1),
+        weight.toFixed(1).replace('-', '−'),
         <>
           {signed(contribution)}
           <Bar value={contribution} max={most} signed />
@@ -339,7 +350,7 @@ function Signals({ health }: { readonly health: NodeHealth }) {
           inUnit(name, limit),
           inUnit(name, expected[name] ?? null),
           <>
-            {Math.abs(contribution) < 0.0005 ? '0' : signed(contribution)}
+            {Math.abs(contribution) < LEAST_COST ? '0' : signed(contribution)}
             <Bar value={contribution} max={most} signed />
           </>,
         ])}
@@ -359,7 +370,7 @@ function wordsOf(name: string): string {
 /** A signal's value in its unit, which its name ends in; null is nothing to say. */
 function inUnit(name: string, value: number | null): string {
   if (value === null) return 'none'
-  if (name.endsWith('_s')) return duration(value * 1000)
+  if (name.endsWith('_s')) return Math.abs(value) < 0.0005 ? '0 s' : duration(value * 1000)
   if (/_(?:ratio|agreement)$/.test(name)) return `${(value * 100).toFixed(1)} %`
   const text = Number.isInteger(value) ? count(value) : value.toPrecision(3)
   return name.endsWith('_rate') ? `${text}/s` : text
@@ -417,7 +428,7 @@ function Nodes({
         <PsiState health={node} />,
         node.sample.psi.toFixed(3),
         <Time at={Date.parse(node.lastAt)} nowAt={nowAt} />,
-        node.causes[0] === undefined ? 'none' : <Said text={node.causes[0].text} max={160} />,
+        <Said text={dear(node)[0]?.text ?? 'none'} max={160} />,
       ])}
       empty="No node has said how it does."
     />

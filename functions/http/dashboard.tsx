@@ -39,6 +39,7 @@ import { eventBytes } from '#store/events.ts'
 import { allProviders } from '#store/providers.ts'
 import { parseCursor } from '#store/search.ts'
 import { listSessions } from '#store/sessions.ts'
+import { walletReadings } from '#store/watch.ts'
 import { Act } from '../dashboard/act.tsx'
 import { Alerts } from '../dashboard/alerts.tsx'
 import { AnchorJob, Anchors } from '../dashboard/anchors.tsx'
@@ -348,7 +349,7 @@ export const getAnchors = page(
   async ({ env, node: { config } }, _viewer, given) => {
     const { DB } = env
     const below = given.number('below', Number.MAX_SAFE_INTEGER, 1)
-    const [head, { jobs, covered, receipts }, providers] = await Promise.all([
+    const [head, { jobs, covered, receipts }, providers, wallets] = await Promise.all([
       currentHead(env),
       readAll(DB, {
         jobs: openJobs,
@@ -356,6 +357,7 @@ export const getAnchors = page(
         receipts: newestReceipts({ below, limit: ROWS }),
       }),
       allProviders(DB),
+      walletReadings(DB),
     ])
     return {
       title: 'Anchors',
@@ -370,6 +372,7 @@ export const getAnchors = page(
           older={receipts.length === ROWS ? receipts.at(-1)!.id : null}
           size={head.size}
           caps={capsOf(config)}
+          wallets={wallets}
         />
       ),
     }

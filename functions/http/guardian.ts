@@ -176,7 +176,7 @@ export const getGuardian = route({
     401: { description: 'METRICS_TOKEN is set and was not given' },
   },
   async handle(call) {
-    readersOnly(call)
+    await readersOnly(call)
     return json(await guardianOf(call.env).view().catch(unanswered), 200, NO_STORE)
   },
 })
@@ -223,7 +223,7 @@ export const getTelemetry = route({
     404: { description: 'nothing is kept of that node' },
   },
   async handle(call) {
-    readersOnly(call)
+    await readersOnly(call)
     const { env, node, query } = call
     const to = query.to ?? Date.now()
     const from = query.from ?? to - DEFAULT_SPAN_MS
@@ -291,7 +291,7 @@ export const getLearn = route({
     401: { description: 'METRICS_TOKEN is set and was not given' },
   },
   async handle(call) {
-    readersOnly(call)
+    await readersOnly(call)
     const { env, node } = call
     const [nodes, providers, cadence] = await Promise.all([
       guardianOf(env).learn().catch(unanswered),

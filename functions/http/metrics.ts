@@ -18,7 +18,7 @@ export const getMetrics = route({
     401: { description: 'METRICS_TOKEN is set and was not given' },
   },
   async handle(call) {
-    readersOnly(call)
+    await readersOnly(call)
     const { env, node } = call
     const series = await readSeries(env, node, Date.now())
     return new Response(exposition(node.nodeDid, series), {

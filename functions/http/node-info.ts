@@ -150,7 +150,7 @@ export const getAlerts = route({
   summary: 'Open alerts',
   answers: {
     200: {
-      description: 'newest first',
+      description: 'newest first, those about webhooks of clients last; at most 100',
       content: {
         'application/json': z
           .object({

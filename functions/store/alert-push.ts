@@ -21,6 +21,8 @@ const GIVE_UP_MS = 3 * 86_400_000
 const KEEP_MS = 30 * 86_400_000
 /** 30, 60, 120, 240, 240 s: an operator's own receiver is never left alone for longer than four minutes. */
 const MAX_STEPS = 4
+/** Nothing waits longer than this: what is due later was written by a clock that was set back since. */
+const MAX_WAIT_MS = 600_000
 
 /** Who is told: their addresses are in the settings alone. */
 export type TargetName = 'alertmanager' | 'webhook'
@@ -61,23 +63,26 @@ export async function takeTarget(
       .bind(name, nowAt - KEEP_MS),
     db
       .prepare(
-        `UPDATE alert_targets SET due_at = ?2 + ${LEASE_MS}, version = version + 1 WHERE name = ?1 AND due_at <= ?2
-         RETURNING name, failures, version, since`,
+        `UPDATE alert_targets SET due_at = ?2 + ${LEASE_MS}, version = version + 1, since = min(since, ?2)
+         WHERE name = ?1 AND (due_at <= ?2 OR due_at > ?2 + ${MAX_WAIT_MS}) RETURNING name, failures, version, since`,
       )
       .bind(name, nowAt),
   ])
   return taken!.results[0] ?? null
 }
 
-/** What is due, oldest alert first: of those that are open or were of late, not of all there ever were. */
+/**
+ * What is due, of the alerts that are open or were of late, not of all there ever were: first what is new, by alert,
+ * then what is told again, by when it was told. So old alerts, however many, hide no new one.
+ */
 export const DUE = `SELECT a.id, ${ALERT_COLUMNS}, p.told, coalesce(p.failures, 0) AS failures
 FROM alerts a LEFT JOIN alert_pushes p ON p.target = ?1 AND p.alert_id = a.id
 WHERE a.id IN (SELECT id FROM alerts INDEXED BY alerts_open WHERE cleared_at IS NULL
     UNION ALL SELECT id FROM alerts INDEXED BY alerts_cleared WHERE cleared_at IS NOT NULL AND cleared_at >= ?4)
-  AND coalesce(p.next_at, 0) <= ?2
-  AND CASE WHEN a.cleared_at IS NULL THEN coalesce(p.told, '') = '' OR p.told_at <= ?3
+  AND (coalesce(p.next_at, 0) <= ?2 OR p.next_at > ?2 + ${MAX_WAIT_MS})
+  AND CASE WHEN a.cleared_at IS NULL THEN coalesce(p.told, '') = '' OR p.told_at <= ?3 OR (?3 >= 0 AND p.told_at > ?2)
       ELSE coalesce(p.told, '') <> 'resolved' END
-ORDER BY a.id LIMIT ${MAX_PUSHES}`
+ORDER BY iif(a.cleared_at IS NULL AND p.told = 'opened', p.told_at, -1), a.id LIMIT ${MAX_PUSHES}`
 
 /**
  * What a target has to be told at `nowAt`. One that keeps a history is told of the opening first, also if the alert

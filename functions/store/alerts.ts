@@ -130,11 +130,12 @@ export function shownAlert(row: AlertRow, origin: string): AlertFacts {
   return { ...shown, key: toHex(sha256(utf8(key))).slice(0, 16), link: '/docs' }
 }
 
-/** Alerts that are open, newest first, as anybody may read them. */
+/** Alerts that are open, newest first, as anybody may read them; last those that strangers can have opened: they hide no other. */
 export async function openAlerts(db: D1Database, origin: string): Promise<AlertFacts[]> {
   const { results } = await db
     .prepare(
-      `SELECT ${ALERT_COLUMNS} FROM alerts a WHERE cleared_at IS NULL ORDER BY opened_at DESC, id DESC LIMIT 100`,
+      `SELECT ${ALERT_COLUMNS} FROM alerts a WHERE cleared_at IS NULL
+       ORDER BY kind = '${WEBHOOK_ALERT}', opened_at DESC, id DESC LIMIT 100`,
     )
     .all<AlertRow>()
   return results.map((row) => shownAlert(row, origin))

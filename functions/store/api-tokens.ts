@@ -9,6 +9,8 @@ import { VaultMeshError } from '#core/errors.ts'
 import { isScope, type Scope } from '#core/roles.ts'
 import { newSecret, secretHash } from '#store/sessions.ts'
 
+/** What every token begins with. */
+export const TOKEN_PREFIX = 'vmt_'
 const TOKEN = /^vmt_[A-Za-z0-9_-]{43}$/
 /** A use is noted at most once in this time. */
 const USED_EVERY_MS = 60_000
@@ -50,7 +52,7 @@ export async function createToken(
   wanted: NewToken,
   nowAt: number,
 ): Promise<{ readonly id: number; readonly token: string }> {
-  const token = `vmt_${newSecret()}`
+  const token = `${TOKEN_PREFIX}${newSecret()}`
   const row = await db
     .prepare(
       `INSERT INTO api_tokens (hash, once, name, scopes, created_at, created_by, expires_at)

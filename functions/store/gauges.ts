@@ -158,12 +158,16 @@ async function readDeadLetters({ env }: Scrape): Promise<Series[]> {
 
 async function readAlerts({ env }: Scrape): Promise<Series[]> {
   const { results } = await env.DB.prepare(
-    `SELECT kind, severity, count(*) AS n FROM alerts INDEXED BY alerts_open WHERE cleared_at IS NULL
-     GROUP BY kind, severity`,
-  ).all<{ kind: string; severity: string; n: number }>()
-  return results.map(({ kind, severity, n }) =>
-    seriesOf('vaultmesh_alerts_open', { kind, severity }, [n]),
-  )
+    `SELECT kind, severity, count(*) AS n, min(link) AS link FROM alerts INDEXED BY alerts_open
+     WHERE cleared_at IS NULL GROUP BY kind, severity`,
+  ).all<{ kind: string; severity: string; n: number; link: string }>()
+  const psiLow = results.find(({ kind }) => kind === 'psi_low')?.link ?? ''
+  return [
+    ...results.map(({ kind, severity, n }) =>
+      seriesOf('vaultmesh_alerts_open', { kind, severity }, [n]),
+    ),
+    seriesOf('vaultmesh_alerted_height', {}, [Number(/^\/batches\/(\d+)$/.exec(psiLow)?.[1] ?? 0)]),
+  ]
 }
 
 async function readFederation({ env }: Scrape): Promise<Series[]> {

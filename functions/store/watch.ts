@@ -80,7 +80,7 @@ export async function runWatchers(
     DB.prepare(STATE),
     DB.prepare('SELECT kind, key, detail, link FROM alerts WHERE cleared_at IS NULL'),
   ])
-  const memory = memoryOf(state!.results)
+  const memory = memoryOf(state!.results, nowAt)
   const open = alerts!.results
   const look = { env, ctx, node: await nodeOf(env), nowAt, memory, open }
   const writes: D1PreparedStatement[] = []
@@ -131,9 +131,15 @@ interface StateRow {
 
 const STATE = 'SELECT name, due_at AS dueAt, value FROM watch_state'
 
-function memoryOf(rows: readonly StateRow[]): ReadonlyMap<string, Memory> {
+/** No watcher waits longer: what is due later was written by a clock that was set back since, and is due now. */
+export const LONGEST_WAIT_MS = 7_200_000
+
+function memoryOf(rows: readonly StateRow[], nowAt: number): ReadonlyMap<string, Memory> {
   return new Map(
-    rows.map(({ name, dueAt, value }) => [name, { value: JSON.parse(value) as unknown, dueAt }]),
+    rows.map(({ name, dueAt, value }) => [
+      name,
+      { value: JSON.parse(value) as unknown, dueAt: dueAt > nowAt + LONGEST_WAIT_MS ? 0 : dueAt },
+    ]),
   )
 }
 
@@ -206,6 +212,8 @@ const seals: Watcher = {
 const RECEIPTS_PER_LOOK = 5
 /** Each was verified when it was kept: a round that came to its end is followed by the next after an hour. */
 const ROUND_MS = 3_600_000
+/** Of those that failed; the others wait for their turn, and their alerts stand. */
+const FAILED_PER_LOOK = 20
 const STORED = 'stored/'
 
 interface StoredReceipt {
@@ -231,13 +239,16 @@ const receipts: Watcher = {
       .filter(({ kind, key }) => kind === 'receipt_failed' && key.startsWith(STORED))
       .map(({ key }) => Number(key.slice(STORED.length)))
     if (!isDue && failed.length === 0) return { alerts: [] }
-    const [next, failing] = await DB.batch<StoredReceipt>([
+    const [next, failing, left] = await DB.batch<StoredReceipt>([
       DB.prepare(`${RECEIPT} AND r.id > ? ORDER BY r.id LIMIT ?`).bind(
         after,
         isDue ? RECEIPTS_PER_LOOK : 0,
       ),
       DB.prepare(
-        `${RECEIPT} AND r.id IN (SELECT value FROM json_each(?)) ORDER BY r.id LIMIT 20`,
+        `${RECEIPT} AND r.id IN (SELECT value FROM json_each(?)) ORDER BY r.id LIMIT ${FAILED_PER_LOOK}`,
+      ).bind(JSON.stringify(failed)),
+      DB.prepare(
+        `SELECT id FROM (${RECEIPT} AND r.id IN (SELECT value FROM json_each(?))) ORDER BY id LIMIT -1 OFFSET ${FAILED_PER_LOOK}`,
       ).bind(JSON.stringify(failed)),
     ])
     const trust = {
@@ -261,6 +272,11 @@ const receipts: Watcher = {
         detail: `The stored receipt ${id} of ${chain}/${network} does not verify: ${verdict.check}, ${verdict.reason}.`,
         link: batchLink(await heightOfTree(DB, treeSize), '/anchors/receipts'),
       })
+    }
+    for (const { id } of left!.results) {
+      const key = `${STORED}${id}`
+      const before = open.find((alert) => alert.kind === 'receipt_failed' && alert.key === key)
+      if (before !== undefined && !all.has(id)) due.push({ ...before, severity: 'critical' })
     }
     const found = next!.results
     // A page that is not full is the end of the round.
@@ -365,7 +381,7 @@ const authorities: Watcher = {
 /** Ends of the authorities' chains as the last look found them; those without a token yet are left out. */
 export async function tsaExpiries(db: D1Database): Promise<readonly TsaExpiry[]> {
   const { results } = await db.prepare(STATE).all<StateRow>()
-  return (memoryOf(results).get('tsa')?.value ?? []) as readonly TsaExpiry[]
+  return (memoryOf(results, 0).get('tsa')?.value ?? []) as readonly TsaExpiry[]
 }
 
 function newestToken(db: D1Database, network: string): Promise<StoredReceipt | null> {

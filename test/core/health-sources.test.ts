@@ -10,6 +10,8 @@ import { metrics } from '#core/metrics.ts'
 const BOUNDS: readonly number[] = metrics.vaultmesh_seal_latency_seconds.buckets
 const ACCEPTED = 'vaultmesh_events_total accepted'
 const REJECTED = 'vaultmesh_events_total rejected'
+const OVERLOADED = 'vaultmesh_problems_total overloaded'
+const INTERNAL = 'vaultmesh_problems_total internal'
 const SEALED = 'vaultmesh_seal_batches_total sealed'
 const FAILED = 'vaultmesh_seal_batches_total failed'
 
@@ -17,14 +19,26 @@ describe('counts', () => {
   const at = (ms: number, counts: Baseline['counts'] = {}): Baseline => ({ at: ms, counts })
 
   test('what happened is the difference between two moments, by the time between them', () => {
-    const before = at(0, { [ACCEPTED]: [100], [REJECTED]: [5], [SEALED]: [7], [FAILED]: [0] })
-    const now = at(10_000, { [ACCEPTED]: [130], [REJECTED]: [15], [SEALED]: [10], [FAILED]: [1] })
+    const before = at(0, { [ACCEPTED]: [100], [OVERLOADED]: [5], [SEALED]: [7], [FAILED]: [0] })
+    const now = at(10_000, {
+      [ACCEPTED]: [130],
+      [OVERLOADED]: [14],
+      [INTERNAL]: [1],
+      [SEALED]: [10],
+      [FAILED]: [1],
+    })
     expect(sinceBaseline(before, now)).toMatchObject({
       intake_rate: 3,
       reject_ratio: 0.25,
       seal_retry_ratio: 0.25,
       seal_latency_p50_s: null,
     })
+  })
+
+  test('what anybody can send and must be refused is no refusal of which the node is to blame', () => {
+    const before = at(0, { [REJECTED]: [0], 'vaultmesh_problems_total bad-jws': [0] })
+    const now = at(1000, { [REJECTED]: [9], 'vaultmesh_problems_total bad-jws': [9] })
+    expect(sinceBaseline(before, now)).toMatchObject({ reject_ratio: 0 })
   })
 
   test('where nothing came nothing was refused, and where nothing was tried there is no ratio', () => {

@@ -174,6 +174,11 @@ describe('a ratio', () => {
     }
   })
 
+  test('is not held when it is of a time to come: the clock was set back', () => {
+    const { loads: before } = one('seal_retry_ratio', 1, { at: 1000 + 2 * HOLD_MS })
+    expect(one('seal_retry_ratio', null, { before, at: 1000 }).x).toBeNull()
+  })
+
   test('is not alone in being held: a latency is, for as long as it took', () => {
     const { x, loads: before } = one('seal_latency_p95_s', 600, { at: 1000 })
     expect(one('seal_latency_p95_s', null, { before, at: 601_000 }).x).toBe(x)

@@ -339,7 +339,7 @@ real(`a folder of secrets ${WHY}`, () => {
       'constructor=x',
     ]) {
       await expect(loadSecrets(folder({ 'a.env': `${line}\n` }))).rejects.toThrow(
-        'is none of BTC_PRIVATE_KEY, EVM_PRIVATE_KEY, BTC_URLS, EVM_URLS, OIDC_CLIENT_SECRET.',
+        'is none of BTC_PRIVATE_KEY, EVM_PRIVATE_KEY, BTC_URLS, EVM_URLS, ALERTMANAGER_URL, ALERT_WEBHOOK_URL, OIDC_CLIENT_SECRET.',
       )
     }
     for (const line of [

@@ -335,6 +335,51 @@ test('more alerts than one look takes are all told', async () => {
   expect(new Set(got.map(({ key }) => key)).size).toBe(230)
 })
 
+test('news goes before what is only told again, so that a flood of old alerts hides no new one and lets none lapse', async () => {
+  build()
+  for (let i = 0; i < 450; i++)
+    await openAlert(platform.env.DB, { ...stalled, key: `TSA/${i}` }, Date.now())
+  for (let i = 0; i < 3; i++) await pass()
+  await openAlert(platform.env.DB, stalled, Date.now())
+  await pass()
+  expect(fires()).toContain('AnchorStalled BTC/mainnet')
+  for (let i = 0; i < 10; i++) {
+    await pass()
+    expect(fires().length).toBe(451)
+  }
+})
+
+test('webhooks of strangers that fail hide no alert of the node, however many', async () => {
+  build()
+  const { DB } = platform.env
+  await openAlert(DB, stalled, Date.now())
+  for (let i = 0; i < 120; i++)
+    await openAlert(DB, { ...stalled, kind: 'webhook_failing', key: `wh_${i}` }, Date.now() + i)
+  const answer = await platform.fetch('/alerts')
+  const { alerts } = (await answer.json()) as { alerts: { kind: string }[] }
+  expect(alerts.length).toBe(100)
+  expect(alerts[0]!.kind).toBe('anchor_stalled')
+})
+
+test('a clock that ran a year ahead and was set back keeps no alert from being told', async () => {
+  build()
+  const year = 365 * 86_400_000
+  await openAlert(platform.env.DB, stalled, Date.now())
+  vi.setSystemTime(started + year)
+  await wake(null, seeded(1))
+  answers = () => new Error('connection refused')
+  await pass()
+  answers = () => 200
+  vi.setSystemTime(started)
+  burning = new Map()
+  for (let i = 0; i < 3; i++) await pass()
+  expect(fires()).toEqual(['AnchorStalled BTC/mainnet'])
+  await clearAlert(platform.env.DB, stalled.kind, stalled.key, Date.now()).run()
+  for (let i = 0; i < 3; i++) await pass()
+  expect(fires()).toEqual([])
+  expect(got.map(({ type }) => type)).toEqual(['alert.opened', 'alert.resolved'])
+})
+
 test('what was over long ago costs a look nothing: no table is read from end to end', async () => {
   build()
   const { results } = await platform.env.DB.prepare(`EXPLAIN QUERY PLAN ${DUE}`)

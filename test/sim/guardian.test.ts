@@ -179,6 +179,120 @@ test('what cannot be read is null and never 0, and after three intervals an aler
   expect(rates).toEqual([null, 0, 0, null, null, null, 0, 0])
 })
 
+/** A platform, and minutes of it. */
+function world() {
+  const { platform } = new Day(null)
+  vi.setSystemTime(START)
+  const minutes = async (n: number): Promise<void> => {
+    for (let i = 0; i < n; i++) {
+      vi.setSystemTime(Date.now() + MINUTE)
+      await platform.tick(Date.now())
+      await platform.deliver(seeded(1))
+      await platform.settle()
+    }
+  }
+  const last = () =>
+    platform.disk('GUARDIAN/node', 'SELECT seq, at FROM nodes')[0] as { seq: number; at: number }
+  return { platform, minutes, last }
+}
+
+test('a statement that cannot be read is left behind, and the next one is made', async () => {
+  const { platform, minutes, last } = world()
+  await minutes(2)
+  const { seq } = last()
+  const pending = JSON.stringify({ jws: 'of.another.version', newest: {} })
+  platform.disk(
+    'GUARDIAN/node',
+    `INSERT INTO config (k, v) VALUES ('pending', '${pending}') ON CONFLICT DO UPDATE SET v = excluded.v`,
+  )
+  await minutes(2)
+  expect(last().seq).toBeGreaterThan(seq)
+})
+
+test('after a silence the seq is the clock again, so that a node put back from a backup says nothing twice', async () => {
+  const { platform, minutes, last } = world()
+  await minutes(100)
+  const said = last()
+  platform.disk('GUARDIAN/node', 'UPDATE nodes SET seq = seq - 95, at = at - 95 * 60000')
+  platform.disk('GUARDIAN/node', `DELETE FROM telemetry WHERE seq > ${said.seq - 95}`)
+  platform.kill()
+  await minutes(1)
+  expect(last().seq).toBeGreaterThan(said.seq)
+  const { seq } = last()
+  await minutes(1)
+  expect(last().seq).toBe(seq + 1)
+})
+
+test('a clock that ran a year ahead and was set back leaves no time to come behind', async () => {
+  const { platform, minutes, last } = world()
+  await minutes(2)
+  const before = last()
+  const right = Date.now()
+  vi.setSystemTime(right + 365 * 86_400_000)
+  await minutes(2)
+  vi.setSystemTime(right + 2 * MINUTE)
+  await minutes(2)
+  const after = last()
+  expect(after.seq).toBeGreaterThan(before.seq)
+  expect(Math.abs(after.at - Date.now())).toBeLessThanOrEqual(MINUTE)
+  const late = `SELECT seq FROM telemetry WHERE at > ${Date.now()}`
+  expect(platform.disk('GUARDIAN/node', late)).toEqual([])
+})
+
+test('an alert is what the node says also when its index was lost or put back', async () => {
+  const { platform, minutes } = world()
+  const open = () =>
+    platform.index("SELECT kind FROM alerts WHERE kind = 'psi_low' AND cleared_at IS NULL").length
+  await minutes(2)
+  platform.index(
+    `INSERT INTO dead_letters (id, queue, body, received_at)
+     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+     SELECT i, 'anchor-dlq', '{}', 0 FROM n`,
+  )
+  await minutes(10)
+  expect(open()).toBe(1)
+  platform.index("DELETE FROM alerts WHERE kind = 'psi_low'")
+  await minutes(62)
+  expect(open()).toBe(1)
+  platform.index('UPDATE dead_letters SET replayed_at = 1')
+  await minutes(40)
+  expect(open()).toBe(0)
+  platform.index("UPDATE alerts SET cleared_at = NULL WHERE kind = 'psi_low'")
+  platform.kill()
+  await minutes(2)
+  expect(open()).toBe(0)
+})
+
+test('a stranger whose requests are refused moves no Ψ and opens no alarm', async () => {
+  const { platform, minutes } = world()
+  await minutes(20)
+  for (let i = 0; i < 8; i++) {
+    const headers = { 'content-type': 'application/jose' }
+    const bad = { method: 'POST', body: 'e30.e30.e30', headers }
+    expect((await platform.fetch('/events', bad)).status).toBe(400)
+    await minutes(1)
+  }
+  const [least] = platform.disk('GUARDIAN/node', 'SELECT min(psi) AS psi FROM telemetry')
+  expect(least!['psi']).toBeGreaterThan(0.98)
+  expect(platform.index("SELECT 1 FROM alerts WHERE kind = 'psi_low'")).toEqual([])
+})
+
+test('a Guardian that is retired leaves no alert behind that nobody would clear', async () => {
+  const { platform, minutes } = world()
+  const open = () =>
+    platform.index("SELECT kind FROM alerts WHERE kind = 'psi_low' AND cleared_at IS NULL").length
+  platform.index(
+    `INSERT INTO dead_letters (id, queue, body, received_at)
+     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+     SELECT i, 'anchor-dlq', '{}', 0 FROM n`,
+  )
+  await minutes(10)
+  expect(open()).toBe(1)
+  await platform.env.GUARDIAN.getByName('node').retire()
+  await minutes(3)
+  expect(open()).toBe(0)
+})
+
 const FAULTS: readonly Fault[] = ['fail', 'lost', 'kill-before', 'kill-after']
 
 test.each(FAULTS)(

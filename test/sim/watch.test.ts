@@ -17,6 +17,7 @@ import { tsaExpiries, walletReadings } from '../../functions/store/watch.ts'
 import { bitcoinAccount, signBitcoin } from '../../queues/anchors/bitcoin-wallet.ts'
 import { reply, type Authority } from '../../scripts/devnet/tsa-authority.ts'
 import { authorities } from '../support/tsa.ts'
+import { onDeadLetters } from '../../queues/dead-letter.ts'
 import { Platform, seeded, type Plan } from './platform.ts'
 
 const MINUTE = 60_000
@@ -163,6 +164,20 @@ test('events that no seal takes are stale, then promises broken, and all of it c
   expect(left.filter((alert) => /^(?:checkpoint_stale|promise_broken)/.test(alert))).toEqual([])
 })
 
+test('a seal that was given up after another one did its work leaves nothing open in a quiet log', async () => {
+  await post()
+  for (let i = 0; i < 3; i++) await pass(2000)
+  const messages = [{ body: { at: 1 } }]
+  const batch = { queue: 'sealer-dlq', messages } as unknown as MessageBatch
+  await onDeadLetters(batch, platform.env, { waitUntil: () => undefined })
+  expect(await open()).toEqual([])
+  await post()
+  await onDeadLetters(batch, platform.env, { waitUntil: () => undefined })
+  expect(await open()).toEqual(['dead_letter sealer-dlq /batches/1'])
+  for (let i = 0; i < 3; i++) await pass(2000)
+  expect(await open()).toEqual([])
+})
+
 test('three seals that fail within an hour are an alert while they are more than 2 %, and it ends with the hour', async () => {
   await post()
   await pass(2000)
@@ -211,6 +226,19 @@ test('a stored receipt that does not verify any more is named with its batch unt
   }
 })
 
+test('a watcher that was due in a time to come looks now: the clock was set back', async () => {
+  withTsa()
+  await post()
+  for (let j = 0; j < 3; j++) await pass(2000)
+  await pass()
+  const { DB } = platform.env
+  await DB.prepare(`UPDATE watch_state SET due_at = due_at + 365 * 86400000`).run()
+  await DB.prepare(`UPDATE receipts SET json = '{'`).run()
+  await pass()
+  await pass()
+  expect((await open()).map((alert) => alert.split(' ')[0])).toContain('receipt_failed')
+})
+
 test('every stored receipt has its turn, and one that failed is looked at each minute until it holds', async () => {
   withTsa()
   for (let i = 0; i < 12; i++) {
@@ -236,6 +264,30 @@ test('every stored receipt has its turn, and one that failed is looked at each m
   await DB.prepare('UPDATE receipts SET json = ? WHERE id = 2').bind(results[1]!.json).run()
   await pass()
   expect((await open()).map((alert) => alert.split(' ')[1])).toEqual(['stored/12'])
+}, 60_000)
+
+test('of many stored receipts that fail none is cleared while it fails, and what is fewer clears', async () => {
+  withTsa()
+  await post()
+  for (let j = 0; j < 3; j++) await pass(2000)
+  const { DB } = platform.env
+  await DB.prepare(
+    `INSERT INTO receipts (root, tree_size, chain, network, method, tx_hash, anchor_at, json)
+     SELECT r.root, r.tree_size, r.chain, 'copy' || value, r.method, r.tx_hash || value, r.anchor_at, '{'
+     FROM receipts r, json_each(?)`,
+  )
+    .bind(JSON.stringify(Array.from({ length: 30 }, (_, i) => i)))
+    .run()
+  await DB.prepare(
+    `UPDATE watch_state SET value = '{"after":0}', due_at = 0 WHERE name = 'receipts'`,
+  ).run()
+  for (let i = 0; i < 8; i++) await pass()
+  expect((await open()).length).toBe(30)
+  await pass()
+  expect((await open()).length).toBe(30)
+  await DB.prepare(`DELETE FROM receipts WHERE network LIKE 'copy%'`).run()
+  await pass()
+  expect(await open()).toEqual([])
 }, 60_000)
 
 test('a certificate of an authority is announced thirty days before it ends, at its newest batch', async () => {

@@ -14,7 +14,8 @@ const INTRO = `# Metrics
 ## Who may read
 
 Without \`METRICS_TOKEN\` anybody who reaches the node: the numbers say how busy it is and how it does, never what is
-posted or by whom. With it, a reader needs \`Authorization: Bearer <METRICS_TOKEN>\`; \`ADMIN_TOKEN\` opens it too.
+posted or by whom. With it, a reader needs \`Authorization: Bearer <METRICS_TOKEN>\`; \`ADMIN_TOKEN\` and an API token
+with the scope \`read:metrics\` open it too.
 Anybody else gets a 401 problem. Set it as a secret (\`wrangler secret put METRICS_TOKEN\`, or in the environment of
 \`vaultmesh selfhost\`); in Prometheus it is \`authorization: {credentials_file: …}\`.
 

@@ -31,6 +31,7 @@ import {
   guarded,
 } from '../../functions/http/dashboard-guard.ts'
 import { federationOf } from '../../functions/http/federation.ts'
+import { readersOnly } from '../../functions/http/readers.ts'
 import type { Call } from '../../functions/http/route.ts'
 import { SESSION_COOKIE, whoAsks } from '../../functions/http/session.ts'
 
@@ -334,6 +335,12 @@ describe('an API token', () => {
       expect(page).toBe(scope === 'read:dashboard' ? 'nothing' : 'forbidden')
       expect(await refusal(guarded(asked, 'operator'))).toBe('forbidden')
       expect(await refusal(guarded(asked, 'viewer', 'read:metrics'))).toBe(
+        scope === 'read:metrics' ? 'nothing' : 'forbidden',
+      )
+      const closed = { ...env, METRICS_TOKEN: 'scrape' }
+      const headers = { authorization: `Bearer ${token}` }
+      const reads = await call({ headers }, { path: '/metrics', under: closed })
+      expect(await refusal(readersOnly(reads))).toBe(
         scope === 'read:metrics' ? 'nothing' : 'forbidden',
       )
     }

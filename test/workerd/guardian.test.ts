@@ -132,7 +132,8 @@ test('what a node counted in an interval is in its telemetry, and only that', as
   await interval()
   const said = new Map((await own()).sample.signals.map(({ name, value }) => [name, value]))
   expect(said.get('intake_rate')).toBeGreaterThan(0)
-  expect(said.get('reject_ratio')).toBe(0.5)
+  // What was refused was wrong, which is no fault of the node.
+  expect(said.get('reject_ratio')).toBe(0)
   expect(said.get('seal_retry_ratio')).toBe(0)
   expect(said.get('seal_latency_p50_s')).toBeGreaterThan(0)
   expect(said.get('checkpoint_age_s')).toBe(0)

@@ -301,7 +301,8 @@ test('a source that fails is left out and named; the others are shown', async ()
       throw new Error('down')
     },
   }
-  const ofIndex = /^vaultmesh_(?:anchor_|suffering|dead_letters_open|alerts_open|wallet|tsa)/
+  const ofIndex =
+    /^vaultmesh_(?:anchor_|suffering|dead_letters_open|alerts_open|alerted|wallet|tsa)/
   const cases: [Partial<Record<keyof Env, unknown>>, string[], (name: MetricName) => boolean][] = [
     [
       { SEQUENCER: broken },
