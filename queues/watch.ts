@@ -107,6 +107,7 @@ function watcherOf(wallet: Wallet): Watcher {
       let reading = known?.value as WalletReading | null | undefined
       let kept: Memory | undefined = known
       if ((known?.dueAt ?? 0) <= nowAt) {
+        if (await isRailOut(DB, wallet)) return { alerts: [] }
         if (!(await takeReading(DB, name, nowAt))) return { alerts: [] }
         reading = { chain, network, anchorsLeft: await wallet.read(env), readAt: nowAt }
         kept = { value: reading, dueAt: nowAt + EVERY_MS }
@@ -129,6 +130,21 @@ function watcherOf(wallet: Wallet): Watcher {
       }
     },
   }
+}
+
+/**
+ * Whether the wallet's rail fails now: it has alerts of its own, and a provider that hangs would hold up the minute's
+ * jobs once more. The reading stays due.
+ */
+async function isRailOut(db: D1Database, { chain, network }: Wallet): Promise<boolean> {
+  const failing = await db
+    .prepare(
+      `SELECT 1 FROM anchors INDEXED BY anchors_due
+       WHERE state NOT IN ('final', 'failed') AND failures > 0 AND chain = ? AND network = ? LIMIT 1`,
+    )
+    .bind(chain, network)
+    .first()
+  return failing !== null
 }
 
 /** Takes the reading that is due, so that two ticks do not ask twice; what fails is tried again in ten minutes. */

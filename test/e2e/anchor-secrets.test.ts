@@ -20,7 +20,7 @@ import { startDevnet, type Devnet } from '../../scripts/devnet/devnet.ts'
 import { startFaultProxy, type Fault, type FaultProxy } from '../../scripts/devnet/fault-proxy.ts'
 import { encryptEnv, findSops } from '../../scripts/sops-binary.ts'
 import { loadSecrets } from '../../scripts/sops.ts'
-import { family, filesIn, holds } from '../support/secret-search.ts'
+import { contentOf, family, filesIn, holds } from '../support/secret-search.ts'
 import { absent, bitcoindAbsence } from './devnet-support.ts'
 import { freePort, sandbox, start, vaultmesh, type Running } from './support.ts'
 
@@ -255,7 +255,7 @@ describe.skipIf(isMissing)('a node with keys and passwords in sops files', () =>
     const folders = [home, temporary, join(box.dir, 'receipts'), join(box.dir, 'anchors')]
     const during = folders.flatMap(filesIn)
     expect(during.length).toBeGreaterThan(10)
-    expect(during.filter((path) => holds(readFileSync(path), secrets))).toEqual([])
+    expect(during.filter((path) => holds(contentOf(path), secrets))).toEqual([])
     isStopped = true
     expect(await node.stop('SIGTERM')).toBe(0)
     const after = [...folders, dir].flatMap(filesIn)

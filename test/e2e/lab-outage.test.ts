@@ -78,7 +78,7 @@ test.skipIf(rails.length === 0)(
       expect(stdout).toContain(`on the ${rail} chain itself: 10 roots, 10 transactions of ours`)
     }
   },
-  180_000,
+  300_000,
 )
 
 test('a part that is absent is named in one line, with what to do about it', async () => {

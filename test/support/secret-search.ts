@@ -12,6 +12,16 @@ export function filesIn(dir: string): string[] {
     .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true)
 }
 
+/** What a file holds now; a journal of SQLite that is gone since it was listed holds nothing. */
+export function contentOf(path: string): Buffer {
+  try {
+    return readFileSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return Buffer.alloc(0)
+    throw error
+  }
+}
+
 /** Every spelling of a secret that one would look for: text, bytes, hex in both cases, base64 at each alignment. */
 function spellings(secret: string): readonly Buffer[] {
   const hex = /^(?:0x)?([0-9a-f]{64})$/.exec(secret)?.[1]
