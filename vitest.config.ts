@@ -7,7 +7,7 @@ import { writeAssets } from './scripts/build-assets.ts'
 await writeAssets()
 const migrations = await readD1Migrations(path.join(import.meta.dirname, 'migrations'))
 
-/** End-to-end files that no clock hurries: each passed on a machine with ten other jobs. */
+/** End-to-end files that no clock hurries: each passed beside other work on two cores. */
 const PATIENT = [
   'anchor-commands',
   'anchor-sdk',
