@@ -5,8 +5,8 @@
 
 import { sweepAnchors } from '#store/anchors.ts'
 import { flushCounts, type Background } from '#store/metrics.ts'
-import { nodeOf } from '#store/node.ts'
 import { forgetSessions } from '#store/sessions.ts'
+import { wakePools } from '#store/wake.ts'
 import { succeed } from './http/succession.ts'
 import { wakeAlerts } from '../queues/alert-push.ts'
 import { watchAge } from '../queues/anchor.ts'
@@ -22,7 +22,7 @@ export interface Job {
 }
 
 /** The jobs of a node. */
-const jobs: readonly Job[] = [
+export const jobs: readonly Job[] = [
   {
     cron: '* * * * *',
     name: 'wake federation',
@@ -36,16 +36,7 @@ const jobs: readonly Job[] = [
   {
     cron: '* * * * *',
     name: 'wake pools',
-    async run(env) {
-      const { config } = await nodeOf(env)
-      // One shard that fails must not keep the others asleep.
-      const swept = await Promise.allSettled(
-        Array.from({ length: config.intakeShards }, (_, shard) =>
-          env.POOL.getByName(String(shard)).sweep(),
-        ),
-      )
-      for (const result of swept) if (result.status === 'rejected') throw result.reason
-    },
+    run: (env) => wakePools(env),
   },
   {
     cron: '* * * * *',
@@ -93,15 +84,19 @@ const jobs: readonly Job[] = [
   { cron: '* * * * *', name: 'watch wallets', run: watchChains },
 ]
 
-/** Runs every job of an expression; one that fails does not keep the others from running. */
+/**
+ * Runs every job of an expression; one that fails does not keep the others from running. `of` leaves some out, for
+ * simulations that break other steps. Throws, once all have run, what names those that failed.
+ */
 export async function runCron(
   cron: string,
   env: Env,
   nowAt: number,
   ctx: Background | undefined,
+  of: readonly Job[] = jobs,
 ): Promise<void> {
   const failures: string[] = []
-  for (const job of jobs.filter((j) => j.cron === cron)) {
+  for (const job of of.filter((j) => j.cron === cron)) {
     try {
       await job.run(env, nowAt, ctx)
     } catch (error) {

@@ -15,7 +15,7 @@ import { decodeEntries } from '../../functions/core/tile.ts'
 import { sha256 } from '../../functions/core/sha256.ts'
 import { checkBatch, checkState } from '../../functions/store/fsck.ts'
 import { nodeOf } from '../../functions/store/node.ts'
-import { Killed, Platform, seeded, type Fault, type Plan } from './platform.ts'
+import { Killed, ONLOOKERS, Platform, seeded, type Fault, type Plan } from './platform.ts'
 
 const START = Date.parse('2026-11-23T12:00:00Z')
 const VARS = {
@@ -67,7 +67,7 @@ class Day {
   readonly #random: () => number
 
   constructor(plan: Plan | null, seed = 1) {
-    this.platform = new Platform(VARS)
+    this.platform = new Platform(VARS, [], ONLOOKERS)
     this.platform.plan = plan
     this.#random = seeded(seed)
   }

@@ -19,7 +19,7 @@ import { ethereumAccount, signEthereum } from '../../queues/anchors/ethereum-wal
 import { anvilBinary, missingAnvil, startAnvil, type Anvil } from '../../scripts/devnet/anvil.ts'
 import { ELSEWHERE, startBitcoind, type Bitcoind } from '../../scripts/devnet/bitcoind.ts'
 import { bitcoindBinary, missingBitcoind } from '../../scripts/devnet/bitcoind-binary.ts'
-import { Platform, seeded } from './platform.ts'
+import { ONLOOKERS, Platform, seeded } from './platform.ts'
 
 const TOKEN = 'token-of-the-simulated-operator'
 /** Root that a foreign hand puts into a chain with our key. */
@@ -147,26 +147,30 @@ export class World {
     this.answers.clear()
     this.#keys = { BTC: '', EVM: '', ...keys }
     for (const chain of Object.keys(keys) as Paid[]) this.#from[chain] = await this.height(chain)
-    this.platform = new Platform({
-      NODE_SECRET: Buffer.alloc(32, 9).toString('base64url'),
-      ORIGIN: 'sim.example/log',
-      NODE_ID: 'sim',
-      NETWORK: 'dev',
-      INTAKE_SHARDS: '1',
-      INTAKE_BACKLOG_MAX: '100000',
-      SEAL_BATCH_MAX_INTERVAL_MS: '1000',
-      RAILS: Object.keys(keys).join(','),
-      ADMIN_TOKEN: TOKEN,
-      BTC_NETWORK: 'regtest',
-      BTC_URLS: 'core+http://btc-1.sim',
-      BTC_PRIVATE_KEY: this.#keys.BTC,
-      ANCHOR_BTC_INTERVAL_MS: '1000',
-      EVM_CHAIN_ID: '31337',
-      EVM_URLS: 'http://evm-1.sim',
-      EVM_PRIVATE_KEY: this.#keys.EVM,
-      ANCHOR_EVM_INTERVAL_MS: '1000',
-      ...more,
-    })
+    this.platform = new Platform(
+      {
+        NODE_SECRET: Buffer.alloc(32, 9).toString('base64url'),
+        ORIGIN: 'sim.example/log',
+        NODE_ID: 'sim',
+        NETWORK: 'dev',
+        INTAKE_SHARDS: '1',
+        INTAKE_BACKLOG_MAX: '100000',
+        SEAL_BATCH_MAX_INTERVAL_MS: '1000',
+        RAILS: Object.keys(keys).join(','),
+        ADMIN_TOKEN: TOKEN,
+        BTC_NETWORK: 'regtest',
+        BTC_URLS: 'core+http://btc-1.sim',
+        BTC_PRIVATE_KEY: this.#keys.BTC,
+        ANCHOR_BTC_INTERVAL_MS: '1000',
+        EVM_CHAIN_ID: '31337',
+        EVM_URLS: 'http://evm-1.sim',
+        EVM_PRIVATE_KEY: this.#keys.EVM,
+        ANCHOR_EVM_INTERVAL_MS: '1000',
+        ...more,
+      },
+      [],
+      ONLOOKERS,
+    )
     return this.platform
   }
 

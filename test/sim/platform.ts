@@ -12,6 +12,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { readFileSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { jobs, runCron, type Job } from '../../functions/cron.ts'
 import worker, {
   Counters,
   Federation,
@@ -68,6 +69,15 @@ const CLASSES = {
 type Binding = keyof typeof CLASSES
 /** Without COUNTERS and GUARDIAN: what is counted, and who looks on, is no step of what most tests break. */
 const BOUND: readonly Binding[] = ['POOL', 'SEQUENCER', 'WALLET', 'FEDERATION']
+/** Cron jobs that look on: what breaks in them is broken by the tests of watchers, alerts and counts. */
+export const ONLOOKERS = [
+  'wake the guardian',
+  'watch',
+  'wake alerts',
+  'store counts',
+  'forget sessions',
+  'watch wallets',
+] as const
 /** A Guardian that looks at nothing. */
 const ASLEEP = { getByName: () => ({ sweep: () => Promise.resolve() }) }
 /** Which life of the process runs this code: the network is global, and a killed process must not reach it. */
@@ -92,6 +102,7 @@ export class Platform {
   env: Env
   readonly #vars: Readonly<Record<string, string>>
   readonly #bound: readonly Binding[]
+  readonly #jobs: readonly Job[]
   #generation = 0
   #number = 0
   readonly #disks = new Map<string, DatabaseSync>()
@@ -103,7 +114,15 @@ export class Platform {
   #background = new Set<Promise<unknown>>()
   #ids = 0
 
-  constructor(vars: Readonly<Record<string, string>>, more: readonly Binding[] = []) {
+  /** `without` names jobs of the cron that look on and change no step that the test breaks. */
+  constructor(
+    vars: Readonly<Record<string, string>>,
+    more: readonly Binding[] = [],
+    without: readonly string[] = [],
+  ) {
+    const unknown = without.find((name) => jobs.every((job) => job.name !== name))
+    if (unknown !== undefined) throw new Error(`There is no cron job "${unknown}".`)
+    this.#jobs = jobs.filter(({ name }) => !without.includes(name))
     const folder = resolve(import.meta.dirname, '../../migrations')
     for (const file of readdirSync(folder)
       .filter((f) => f.endsWith('.sql'))
@@ -392,8 +411,9 @@ export class Platform {
       }
     }
     try {
-      const minute = { cron: '* * * * *', scheduledTime: nowAt }
-      await life.run(this.#generation, () => worker.scheduled(minute as never, this.env, this.#ctx))
+      await life.run(this.#generation, () =>
+        runCron('* * * * *', this.env, nowAt, this.#ctx as never, this.#jobs),
+      )
     } catch {
       // The next minute tries again.
     }
