@@ -19,6 +19,7 @@ const PATIENT = [
   'calendar-rail',
   'cli',
   'devnet',
+  'doc-words',
   'docs',
   'esplora',
   'ethereum-block',

@@ -1,27 +1,21 @@
 /**
- * The README's commands, run as printed against a devnet node.
+ * The commands of the README and of pages that need no more than its node, run as printed against a devnet node.
  */
 
-import { readFileSync, symlinkSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ROOT } from '../../scripts/build.ts'
+import { onPath } from '../../scripts/devnet/child.ts'
 import { calendarPython } from '../../scripts/devnet/calendar.ts'
+import { blocks } from './doc-blocks.ts'
 import { freePort, sandbox, start, type Running } from './support.ts'
 
 let dir: string
 let remove: () => Promise<void>
 let node: Running
 let port: number
-
-/** The shell blocks below a heading, up to the next one. */
-function blocks(heading: string): string[] {
-  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')
-  const section = readme.split(/^## /m).find((part) => part.startsWith(heading))
-  if (section === undefined) throw new Error(`README has no section "${heading}"`)
-  return [...section.matchAll(/```sh\n(.*?)```/gs)].map((m) => m[1]!)
-}
 
 function sh(script: string): { status: number | null; output: string } {
   const ran = spawnSync('bash', ['-euc', script.replaceAll('7077', String(port))], {
@@ -34,7 +28,7 @@ function sh(script: string): { status: number | null; output: string } {
 
 beforeAll(async () => {
   ;({ dir, remove } = await sandbox())
-  for (const name of ['scripts', 'test']) symlinkSync(join(ROOT, name), join(dir, name))
+  for (const name of ['scripts', 'test', 'config']) symlinkSync(join(ROOT, name), join(dir, name))
   port = await freePort()
   const args = ['--home', join(dir, '.vaultmesh'), '--port', String(port)]
   for (const part of ['tsa', 'btc', 'evm', 'oidc'])
@@ -48,7 +42,7 @@ afterAll(async () => {
 })
 
 test('the second terminal: post, verify, fetch again, verify with outside time', () => {
-  const [, post, again] = blocks('Run it')
+  const [, post, again] = blocks('README.md', 'Run it')
   const posted = sh(post!)
   expect(posted.status, posted.output).toBe(0)
   expect(posted.output).toContain('VERIFIED')
@@ -58,7 +52,7 @@ test('the second terminal: post, verify, fetch again, verify with outside time',
 }, 90_000)
 
 test('verify without us: the independent reader, stock openssl and OpenTimestamps agree', () => {
-  const [reader, openssl, ots, root] = blocks('Verify a receipt without us')
+  const [reader, openssl, ots, root] = blocks('README.md', 'Verify a receipt without us')
   const read = sh(reader!)
   expect(read.status, read.output).toBe(0)
   const verified = sh(openssl!)
@@ -76,6 +70,28 @@ test('verify without us: the independent reader, stock openssl and OpenTimestamp
   expect(ok.status, ok.output).toBe(0)
   for (const rail of rails()) expect(ok.output).toMatch(new RegExp(`^OK {2}${rail} `, 'm'))
 }, 90_000)
+
+test('pages of the docs: what they say to type works on this node', () => {
+  const [look, setup] = blocks('docs/alerts.md')
+  const looked = sh(look!)
+  expect(looked.status, looked.output).toBe(0)
+  expect(looked.output).toContain('"missing":[]')
+  const etc = join(dir, 'etc')
+  mkdirSync(etc)
+  if (onPath('promtool') === null || onPath('amtool') === null)
+    console.warn('no promtool or no amtool: the set-up of docs/alerts.md did not run')
+  else {
+    const checked = sh(setup!.replaceAll('/etc/prometheus', etc))
+    expect(checked.status, checked.output).toBe(0)
+  }
+  const psi = sh(blocks('docs/psi.md').join(''))
+  expect(psi.status, psi.output).toBe(0)
+  expect(psi.output).toContain('"psi"')
+  copyFileSync(join(dir, 'paid.receipt.json'), join(dir, 'receipt.json'))
+  const formats = sh(blocks('docs/formats.md').join(''))
+  expect(formats.status, formats.output).toBe(0)
+  expect(formats.output).toContain('Verification: OK')
+}, 60_000)
 
 /** What the node anchors on here: parts that are absent are named by `make up`, and their rails off. */
 function rails(): readonly string[] {
