@@ -3,19 +3,16 @@
  *
  * They are public, and proved by nothing but themselves: the node verifies them at its start. They must not be lost:
  * peers that saw a statement take another one for its epoch for a stolen key. So the file goes with the home into a
- * backup, is replaced whole or not at all, and by one command at a time.
+ * backup, is replaced whole or not at all, and by one command at a time (replace-file.ts).
  */
 
 import { existsSync, readFileSync } from 'node:fs'
-import { open, rename, stat, unlink, type FileHandle } from 'node:fs/promises'
 import * as z from 'zod'
 import { fromBase64Url, fromUtf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { MAX_STATEMENT_BYTES, MAX_STATEMENTS } from '#core/rotation.ts'
 import type { Home } from './home.ts'
-
-/** A change takes milliseconds; a part file older than this is what a crash left. */
-const STALE_MS = 60_000
+import { replaceFile } from './replace-file.ts'
 
 const fileSchema = z.strictObject({
   statements: z
@@ -60,19 +57,10 @@ export async function changeStatements(
   home: Home,
   change: (statements: readonly string[]) => Promise<readonly string[]>,
 ): Promise<void> {
-  const part = `${home.rotation}.part`
-  const file = await openPart(part)
-  try {
+  await replaceFile(home.rotation, 0o644, async () => {
     const statements = await change(readStatements(home))
-    await file.writeFile(`${JSON.stringify({ statements }, null, 2)}\n`)
-    await file.sync()
-    await file.close()
-    await rename(part, home.rotation)
-  } catch (error) {
-    await file.close()
-    await unlink(part).catch(() => undefined)
-    throw error
-  }
+    return `${JSON.stringify({ statements }, null, 2)}\n`
+  })
 }
 
 /** What a node is told of its keys: ROTATION, and NODE_DID where an address delegated to them. */
@@ -95,28 +83,6 @@ export function delegatorOf(statements: readonly string[]): string | null {
     return typeof iss === 'string' && iss.startsWith('did:pkh:') ? iss : null
   } catch {
     return null // The node says what is wrong with it.
-  }
-}
-
-/** The part file, which nobody else has then. */
-async function openPart(part: string): Promise<FileHandle> {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      return await open(part, 'wx', 0o644)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
-    const madeAt = await stat(part).then(
-      ({ mtimeMs }) => mtimeMs,
-      () => 0,
-    )
-    if (attempt > 0 || Date.now() - madeAt < STALE_MS) {
-      throw new VaultMeshError(
-        'bad-config',
-        `Another command is at work on ${part}: run this again.`,
-      )
-    }
-    await unlink(part).catch(() => undefined)
   }
 }
 

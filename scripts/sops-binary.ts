@@ -6,13 +6,14 @@
  * and says nothing of its own to our caller: its errors may quote a line of the input.
  */
 
-import { spawn } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { access, readFile, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { delimiter, join, resolve } from 'node:path'
 import { VaultMeshError } from '#core/errors.ts'
+import { identityPath } from './keystore.ts'
 
 /** SHA-256 of sops-v3.12.2.linux.amd64. */
 export const SOPS_SHA256 = '14e2e1ba3bef31e74b70cf0b674f6443c80f6c5f3df15d05ffc57c34851b4998'
@@ -42,31 +43,78 @@ export async function findSops(
   )
 }
 
-/** `text` as an encrypted dotenv file called `name`, by the rules of the folder `dir`. */
-export async function encryptEnv(
+/** The same, or `bad-config` with where to get one. */
+export async function needSops(): Promise<string> {
+  const sops = await findSops()
+  if (sops !== null) return sops
+  throw new VaultMeshError(
+    'bad-config',
+    'There is no sops on PATH, and its optional npm package is not installed here: get it from github.com/getsops/sops.',
+  )
+}
+
+/** How a run of sops ended: 0, another exit code, or what kept it from one; and what it wrote. */
+export interface SopsRun {
+  readonly how: number | string
+  readonly stdout: Uint8Array
+}
+
+/**
+ * Runs sops with `input` on its standard input. It has this machine's age identities, and of the environment PATH
+ * alone and what `env` adds.
+ */
+export async function runSops(
   sops: string,
-  { dir, name, text }: { readonly dir: string; readonly name: string; readonly text: string },
-): Promise<Uint8Array> {
-  const args = ['--disable-version-check', '--config', SOPS_RULES]
-  const child = spawn(sops, [...args, 'encrypt', '--filename-override', name], {
-    cwd: dir,
-    env: { PATH: process.env['PATH'] },
+  args: readonly string[],
+  {
+    cwd,
+    input = '',
+    env = {},
+  }: { readonly cwd: string; readonly input?: string; readonly env?: NodeJS.ProcessEnv },
+): Promise<SopsRun> {
+  const child = spawn(sops, ['--disable-version-check', ...args], {
+    cwd,
+    env: { PATH: process.env['PATH'], SOPS_AGE_KEY_FILE: identityPath(), ...env },
     stdio: ['pipe', 'pipe', 'ignore'],
   })
-  const ended = new Promise<number | string>((end) => {
+  const ended = endOf(child)
+  // It may end without reading; then its exit code says so.
+  child.stdin.on('error', () => undefined)
+  child.stdin.end(input)
+  const chunks: Buffer[] = []
+  for await (const chunk of child.stdout) chunks.push(chunk as Buffer)
+  return { how: await ended, stdout: Buffer.concat(chunks) }
+}
+
+/** How a child ends: its exit code, its signal, or the error that kept it from starting. */
+export function endOf(child: ChildProcess): Promise<number | string> {
+  return new Promise((end) => {
     child.once('error', (error: NodeJS.ErrnoException) => end(error.code ?? 'unknown error'))
     child.once('close', (code, signal) => end(code ?? signal ?? 'unknown'))
   })
-  // It may end without reading; then its exit code says so.
-  child.stdin.on('error', () => undefined)
-  child.stdin.end(text)
-  const chunks: Buffer[] = []
-  for await (const chunk of child.stdout) chunks.push(chunk as Buffer)
-  const how = await ended
-  if (how === 0) return Buffer.concat(chunks)
+}
+
+/** `text` as an encrypted dotenv file called `name`, by the rules of the folder `dir`, or those in `config`. */
+export async function encryptEnv(
+  sops: string,
+  {
+    dir,
+    name,
+    text,
+    config = join(dir, SOPS_RULES),
+  }: {
+    readonly dir: string
+    readonly name: string
+    readonly text: string
+    readonly config?: string
+  },
+): Promise<Uint8Array> {
+  const args = ['--config', resolve(config), 'encrypt', '--filename-override', resolve(dir, name)]
+  const { how, stdout } = await runSops(sops, args, { cwd: dir, input: text })
+  if (how === 0) return stdout
   throw new VaultMeshError(
     'bad-config',
-    `${sops} does not encrypt ${name} by ${join(dir, SOPS_RULES)} (it ended with ${how}). Does a rule there match, with an age recipient? Is it sops 3.12?`,
+    `${sops} does not encrypt ${name} by ${config} (it ended with ${how}). Does a rule there match, with an age recipient? Is it sops 3.12?`,
   )
 }
 

@@ -46,6 +46,10 @@ export const secretVariables: Readonly<Record<string, { form: RegExp; said: stri
   ALERTMANAGER_URL: { form: /^[\x21-\x7e]+$/, said: 'a URL without spaces' },
   ALERT_WEBHOOK_URL: { form: /^[\x21-\x7e]+$/, said: 'a URL without spaces' },
   OIDC_CLIENT_SECRET: { form: /^[\x20-\x7e]{1,512}$/, said: 'at most 512 ASCII characters' },
+  METRICS_TOKEN: {
+    form: /^[\x21-\x7e]{16,512}$/,
+    said: '16 to 512 ASCII characters without spaces',
+  },
 }
 
 /** The folder of secrets where none is named. */
@@ -68,16 +72,17 @@ export async function readSopsEnv(path: string): Promise<Readonly<Record<string,
   return decryptSopsEnv(bytes, path)
 }
 
-/** The same of a file's bytes; `path` is what refusals call it. */
+/** The same of a file's bytes, with other identities where `keys` has some; `path` is what refusals call it. */
 export async function decryptSopsEnv(
   bytes: Uint8Array,
   path: string,
+  keys?: readonly string[],
 ): Promise<Readonly<Record<string, string>>> {
   const { values, meta } = linesOf(bytes, path)
   const mac = meta.get('mac')
   const changedAt = meta.get('lastmodified')
   if (mac === undefined || changedAt === undefined) throw refuse(path, 'has no MAC')
-  const key = await dataKey(meta, path)
+  const key = await dataKey(meta, path, keys ?? (await identities({ create: false })))
   const found = new Map<string, string>()
   const hash = createHash('sha512')
   for (const [name, { line, sealed }] of values) {
@@ -98,6 +103,15 @@ export async function decryptSopsEnv(
   return Object.fromEntries(found)
 }
 
+/** Whom a file's bytes say they are encrypted to, in the file's order. */
+export function sopsRecipients(bytes: Uint8Array, path: string): readonly string[] {
+  const { meta } = linesOf(bytes, path)
+  const found: string[] = []
+  for (let n = 0; meta.has(`age__list_${n}__map_recipient`); n++)
+    found.push(meta.get(`age__list_${n}__map_recipient`)!)
+  return found
+}
+
 /**
  * The variables of every `*.env` of the folder `dir` together; none if there is no such folder. Throws
  * `bad-config` for a file that is not in order, a name not in `secretVariables`, or one that two files set.
@@ -106,19 +120,29 @@ export async function loadSecrets(dir: string = SECRETS_DIR): Promise<Record<str
   const found: Record<string, string> = {}
   const from: Record<string, string> = {}
   for (const path of await secretFiles(dir)) {
-    for (const [name, value] of Object.entries(await readSopsEnv(path))) {
-      if (!Object.hasOwn(secretVariables, name)) {
-        const known = Object.keys(secretVariables).join(', ')
-        throw refuse(path, `sets a variable that is none of ${known}`)
-      }
-      const { form, said } = secretVariables[name]!
-      if (!form.test(value)) throw refuse(path, `sets ${name} to something else than ${said}`)
+    for (const [name, value] of Object.entries(known(await readSopsEnv(path), path))) {
       if (Object.hasOwn(from, name)) throw refuse(path, `sets ${name}, and so does ${from[name]}`)
       found[name] = value
       from[name] = path
     }
   }
   return found
+}
+
+/** `variables` if each is one of `secretVariables` and has its form; throws `bad-config`, never with a value. */
+export function known(
+  variables: Readonly<Record<string, string>>,
+  path: string,
+): Readonly<Record<string, string>> {
+  for (const [name, value] of Object.entries(variables)) {
+    if (!Object.hasOwn(secretVariables, name)) {
+      const names = Object.keys(secretVariables).join(', ')
+      throw refuse(path, `sets a variable that is none of ${names}`)
+    }
+    const { form, said } = secretVariables[name]!
+    if (!form.test(value)) throw refuse(path, `sets ${name} to something else than ${said}`)
+  }
+  return variables
 }
 
 /** The `*.env` files of a folder by name, as a shell would list them; none if there is no such folder. */
@@ -141,6 +165,9 @@ function linesOf(bytes: Uint8Array, path: string): Lines {
     throw refuse(path, 'is not UTF-8')
   }
   const lines = text.split('\n')
+  if (text.trim() === '') {
+    throw refuse(path, 'is empty and not encrypted. Remove it, or encrypt it: sops encrypt -i')
+  }
   const isSops = lines.some((line) => line.startsWith('sops_'))
   if (!isSops) {
     throw refuse(
@@ -188,7 +215,11 @@ function linesOf(bytes: Uint8Array, path: string): Lines {
 }
 
 /** The file's data key, from the first recipient that one of this machine's identities is. */
-async function dataKey(meta: Lines['meta'], path: string): Promise<Uint8Array> {
+async function dataKey(
+  meta: Lines['meta'],
+  path: string,
+  keys: readonly string[],
+): Promise<Uint8Array> {
   const decrypter = new Decrypter()
   const boxes: Uint8Array[] = []
   for (let n = 0; meta.has(`age__list_${n}__map_enc`); n++) {
@@ -200,7 +231,7 @@ async function dataKey(meta: Lines['meta'], path: string): Promise<Uint8Array> {
     }
   }
   if (boxes.length === 0) throw refuse(path, 'has no age recipient')
-  for (const identity of await identities({ create: false })) decrypter.addIdentity(identity)
+  for (const identity of keys) decrypter.addIdentity(identity)
   for (const box of boxes) {
     // Not ours, or broken: a decrypter's error says no more, and may quote what it worked on.
     const key = await decrypter.decrypt(box).catch(() => null)

@@ -1,5 +1,6 @@
 /**
- * keys: the identity keys of a node, offline: which there are, the next one, and whose they are.
+ * keys: the identity keys of a node, offline: which there are, the next one, and whose they are. And who can read the
+ * secret behind them (recipients.ts).
  *
  * All of them derive from the node secret in the home's keystore; what a command adds is a signed statement in the
  * home's rotation.json, which the node reads at its next start. So rotating helps if a signature key leaked, and
@@ -35,6 +36,7 @@ import {
   type Outcome,
   type Values,
 } from './command.ts'
+import { identity, recipients } from './recipients.ts'
 
 const DEFAULT_OVERLAP = '7d'
 /** Seconds of a unit. */
@@ -44,21 +46,28 @@ const MAX_OVERLAP_S = 366 * 86_400
 
 /** Which options go with which command. */
 const allowed: Readonly<Record<string, readonly string[]>> = {
-  rotate: ['overlap', 'statement'],
   show: [],
+  rotate: ['overlap', 'statement'],
   delegate: ['did', 'signature'],
+  recipients: ['add', 'remove', 'key'],
+  identity: ['new', 'retire', 'key', 'dir'],
 }
+const OPTIONS = [...new Set(Object.values(allowed).flat())]
 
 export const keys: Command = {
   name: 'keys',
-  summary: 'Show or rotate the identity keys of a node, or delegate to them',
+  summary: 'Show or rotate the identity keys of a node, delegate to them; who can read its secret',
   usage:
-    'show|rotate|delegate [--home DIR] [--overlap 7d] [--statement JWS] [--did DID [--signature 0x…]]',
+    'show|rotate|delegate|recipients|identity [--home DIR] [--overlap 7d] [--statement JWS] [--did DID [--signature 0x…]] [--add age1…] [--remove age1…]',
   help: `  show            the node’s name and its keys, each with the time in which it is valid
   rotate          add the next key and end the one of now; both are valid until --overlap has passed. Restart
                   the node to use the new one (elsewhere deploy again with ROTATION, which --json shows)
   delegate        before the first start: name the node by an address. Prints the text to sign with
                   personal_sign; call it again with the signature
+  recipients      who can read node.secret.age and the other *.age files of the home; --add age1… and
+                  --remove age1… encrypt them anew, the secrets stay the same; --key FILE for others too
+  identity        the age identities of this machine; --new adds one, --retire age1… takes one out that
+                  nothing in the home, --key FILE and --dir secrets needs any more
 ${HOME_HELP}
   --overlap TIME  of rotate: 90s, 30m, 12h, 7d (default ${DEFAULT_OVERLAP}); 0 or now ends the old key at once, for one that
                   was stolen. Who has the node secret has every key: then only a new home helps
@@ -72,17 +81,28 @@ ${HOME_HELP}
     statement: { type: 'string' },
     did: { type: 'string' },
     signature: { type: 'string' },
+    add: { type: 'string', multiple: true },
+    remove: { type: 'string', multiple: true },
+    key: { type: 'string', multiple: true },
+    new: { type: 'boolean' },
+    retire: { type: 'string' },
+    dir: { type: 'string' },
   },
   async run(args, values) {
     arity(args, 1, 1)
     const command = args[0]!
     const options = Object.hasOwn(allowed, command) ? allowed[command]! : null
-    if (options === null) throw new UsageError(`keys ${command}: say show, rotate or delegate.`)
-    for (const name of ['overlap', 'statement', 'did', 'signature']) {
+    if (options === null) {
+      const [last, ...others] = Object.keys(allowed).toReversed()
+      throw new UsageError(`keys ${command}: say ${others.toReversed().join(', ')} or ${last}.`)
+    }
+    for (const name of OPTIONS) {
       if (values[name] !== undefined && !options.includes(name))
         throw new UsageError(`--${name} does not go with keys ${command}.`)
     }
     const home = homeAt(text(values, 'home'))
+    if (command === 'recipients') return recipients(home, values)
+    if (command === 'identity') return identity(home, values)
     if (command === 'delegate') return delegate(home, values)
     if (!existsSync(join(home.path, NODE_SECRET_FILE))) {
       throw new VaultMeshError('bad-config', `There is no node in ${home.path}.`)

@@ -1,6 +1,7 @@
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -8,17 +9,25 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { generateX25519Identity } from 'age-encryption'
+import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import { outcomeOf, parse, type Outcome, type Terminal } from '../../scripts/cli/command.ts'
+import { keys as command } from '../../scripts/cli/keys.ts'
 import {
   identityPath,
   nodeSecret,
+  opened,
+  openSecret,
+  ownRecipients,
   readClientKey,
   readSecret,
+  reencrypt,
   writeClientKey,
   writeSecret,
 } from '../../scripts/keystore.ts'
+import { ROOT } from '../../scripts/build.ts'
 import { sandbox } from './support.ts'
 
 let box: Awaited<ReturnType<typeof sandbox>>
@@ -47,10 +56,12 @@ describe('the keystore', () => {
     async () => {
       await writeSecret(join(box.dir, 'stock.age'), 'ours')
       const open = ['-d', '-i', identityPath(), join(box.dir, 'stock.age')]
-      expect(execFileSync('age', open, { encoding: 'utf8' })).toBe('ours')
+      // After the secret stands who can read it: the format of age does not say it.
+      const [own] = await ownRecipients({ create: false })
+      expect(execFileSync('age', open, { encoding: 'utf8' })).toBe(`ours\n# readable by ${own}\n`)
       const path = join(box.dir, 'theirs.age')
       execFileSync('age', ['-e', '-i', identityPath(), '-o', path], { input: 'theirs' })
-      expect(await readSecret(path)).toBe('theirs')
+      expect(await openSecret(path)).toEqual({ secret: 'theirs', recipients: null })
     },
   )
 
@@ -127,9 +138,185 @@ describe('the keystore', () => {
     expect(await readSecret(path)).toBe('hush')
   })
 
+  test('takes a credential of systemd, whose group bits are the mask of an ACL, and nothing like it elsewhere', async () => {
+    const path = join(box.dir, 'credential.age')
+    await writeSecret(path, 'hush')
+    const folder = join(box.dir, 'credentials')
+    mkdirSync(folder)
+    const own = identityPath()
+    const credential = join(folder, 'age.key')
+    writeFileSync(credential, readFileSync(own))
+    process.env['VAULTMESH_AGE_KEY_FILE'] = credential
+    try {
+      chmodSync(credential, 0o440)
+      await expect(readSecret(path)).rejects.toThrow('Others can read the age identity')
+      process.env['CREDENTIALS_DIRECTORY'] = folder
+      for (const mode of [0o400, 0o440]) {
+        chmodSync(credential, mode)
+        expect(await readSecret(path)).toBe('hush')
+      }
+      for (const mode of [0o444, 0o460, 0o450, 0o404]) {
+        chmodSync(credential, mode)
+        await expect(readSecret(path)).rejects.toThrow('Others can read the age identity')
+      }
+    } finally {
+      delete process.env['CREDENTIALS_DIRECTORY']
+      process.env['VAULTMESH_AGE_KEY_FILE'] = own
+    }
+  })
+
   /** All that a log might print of an error. */
   function everythingOf(error: unknown): string {
     const { message, stack, cause } = error as Error
     return `${message}\n${stack}\n${String(cause)}\n${JSON.stringify(error)}`
   }
+})
+
+describe('vaultmesh keys recipients and identity', () => {
+  let home: string
+  let secret: string
+  let own: string
+  let other: { readonly identity: string; readonly recipient: string }
+  let n = 0
+
+  beforeAll(async () => {
+    const identity = await generateX25519Identity()
+    other = { identity, recipient: await identityToRecipient(identity) }
+  })
+
+  /** A home with a node's secret and a client's key. */
+  async function fresh(): Promise<void> {
+    home = join(box.dir, `home${++n}`)
+    secret = await nodeSecret(home)
+    await writeClientKey(join(home, 'client.key.age'), key)
+    own = (await ownRecipients({ create: false }))[0]!
+  }
+
+  async function called(...args: string[]): Promise<Outcome> {
+    try {
+      const { values, positionals } = parse(command, [...args, '--home', home])
+      return await command.run(positionals, values, {} as Terminal)
+    } catch (error) {
+      return outcomeOf(error, command)
+    }
+  }
+
+  const files = () => ['client.key.age', 'node.secret.age'].map((name) => join(home, name))
+  const bytes = () => files().map((path) => readFileSync(path, 'latin1'))
+
+  test('show who can read the files of a home, and let others in and out; the secrets stay', async () => {
+    await fresh()
+    const shown = await called('recipients')
+    expect(shown).toMatchObject({
+      exit: 0,
+      value: { changed: false, files: files().map((path) => ({ path, recipients: [own] })) },
+    })
+    expect((await called('recipients', '--add', other.recipient)).exit).toBe(0)
+    for (const path of files()) {
+      const theirs = await opened(readFileSync(path), [other.identity], path)
+      expect(theirs.recipients).toEqual([own, other.recipient])
+      expect(statSync(path).mode & 0o777).toBe(0o600)
+    }
+    const byOther = await opened(readFileSync(files()[1]!), [other.identity], '')
+    expect(byOther.secret).toBe(secret)
+    // Again is no change of who; out again.
+    await called('recipients', '--add', other.recipient)
+    expect((await openSecret(files()[1]!)).recipients).toEqual([own, other.recipient])
+    const removed = await called('recipients', '--remove', other.recipient)
+    expect(removed.lines.join()).toContain('still reads older copies')
+    for (const path of files())
+      await expect(opened(readFileSync(path), [other.identity], path)).rejects.toThrow('decrypt')
+    expect(await nodeSecret(home)).toBe(secret)
+    expect(await readClientKey(files()[0]!)).toEqual(key)
+  })
+
+  test('lock nobody out, take no secret for a recipient, and touch no file where one does not open', async () => {
+    await fresh()
+    const before = bytes()
+    for (const [args, words] of [
+      [['--remove', own], 'could then no longer read its own secrets'],
+      [['--add', other.recipient, '--remove', own], 'could then no longer read'],
+      [['--remove', other.recipient], 'is no recipient of'],
+      [['--add', own.slice(0, -1)], 'A recipient is age1'],
+      [['--add', other.identity], 'a secret, not a recipient'],
+      [['--add', other.recipient, '--key', join(home, 'none.age')], 'Cannot read'],
+    ] as const) {
+      const { exit, lines } = await called('recipients', ...args)
+      expect({ args, exit }).toEqual({ args, exit: 1 })
+      expect(lines.join()).toContain(words)
+      expect(lines.join()).not.toContain('AGE-SECRET')
+    }
+    expect(bytes()).toEqual(before)
+    // An identity that is lost: nothing is made anew in its place.
+    const text = readFileSync(identityPath(), 'utf8')
+    try {
+      writeFileSync(identityPath(), `${other.identity}\n`)
+      const lost = await called('recipients', '--add', other.recipient)
+      expect(lost.lines[0]).toContain('Put back the identity it was encrypted to')
+    } finally {
+      writeFileSync(identityPath(), text)
+    }
+    expect(bytes()).toEqual(before)
+  })
+
+  test('replace the identity of a machine: new beside old, all encrypted anew, the old one kept aside', async () => {
+    await fresh()
+    const dir = join(box.dir, 'no-secrets')
+    const made = (await called('identity', '--new')).value as { recipient: string }
+    expect((await called('identity')).value).toMatchObject({ recipients: [own, made.recipient] })
+    const early = await called('identity', '--retire', own, '--dir', dir)
+    expect(early.lines[0]).toContain('does not open without this identity, which stays')
+    const args = ['recipients', '--add', made.recipient, '--remove', own]
+    expect((await called(...args)).exit).toBe(0)
+    const late = await called('identity', '--retire', own, '--dir', dir)
+    expect(late.exit, late.lines.join()).toBe(0)
+    expect(await ownRecipients({ create: false })).toEqual([made.recipient])
+    expect(readFileSync(identityPath(), 'utf8')).not.toContain(own)
+    expect(await nodeSecret(home)).toBe(secret)
+    const retired = `${identityPath()}.retired`
+    expect(readFileSync(retired, 'utf8')).toMatch(
+      new RegExp(`^# retired: \\S+Z\n# public key: ${own}\nAGE-SECRET-KEY-1[0-9A-Z]+\n$`),
+    )
+    for (const path of [identityPath(), retired]) expect(statSync(path).mode & 0o777).toBe(0o600)
+    const last = await called('identity', '--retire', made.recipient, '--dir', dir)
+    expect(last.exit).toBe(1)
+    expect((await called('identity', '--retire', own)).lines[0]).toContain('holds no identity of')
+    expect((await called('identity', '--new', '--retire', own)).exit).toBe(2)
+  })
+
+  test('leave the old file or the new one, whenever they are killed', async () => {
+    await fresh()
+    const path = join(home, 'node.secret.age')
+    const script = `import { reencrypt } from '${resolve(ROOT, 'scripts/keystore.ts')}'
+const who = ['${other.recipient}']
+console.log('up')
+for (;;) {
+  await reencrypt('${path}', { add: who, remove: [] })
+  await reencrypt('${path}', { add: [], remove: who })
+}`
+    let cutOff = 0
+    for (let round = 0; round < 10; round++) {
+      const args = ['--input-type=module-typescript', '-e', script]
+      const child = spawn(process.execPath, args, {
+        cwd: ROOT,
+        stdio: ['ignore', 'pipe', 'ignore'],
+      })
+      const ended = new Promise((end) => child.once('close', end))
+      await new Promise((up) => child.stdout.once('data', up))
+      await sleep(7 * round)
+      child.kill('SIGKILL')
+      await ended
+      const { recipients } = await openSecret(path)
+      expect([[own], [own, other.recipient]]).toContainEqual(recipients)
+      expect(await nodeSecret(home)).toBe(secret)
+      const part = `${path}.part`
+      if (!existsSync(part)) continue
+      cutOff++
+      await expect(reencrypt(path, { add: [], remove: [] })).rejects.toThrow('run this again')
+      rmSync(part)
+      await reencrypt(path, { add: [other.recipient], remove: [] })
+      await reencrypt(path, { add: [], remove: [other.recipient] })
+    }
+    expect(cutOff).toBeGreaterThan(0)
+  })
 })

@@ -30,7 +30,7 @@ import { ROOT } from '../../scripts/build.ts'
 import { outcomeOf, parse, type Outcome, type Terminal } from '../../scripts/cli/command.ts'
 import { keys as command } from '../../scripts/cli/keys.ts'
 import { homeAt, type Home } from '../../scripts/home.ts'
-import { nodeSecret } from '../../scripts/keystore.ts'
+import { nodeSecret, ownRecipients } from '../../scripts/keystore.ts'
 import { startNode, type RunningNode } from '../../scripts/selfhost.ts'
 import { otherS, signEvent, testSigner } from '../support/signing.ts'
 import { freePort, run, sandbox, vaultmesh, type Ran } from './support.ts'
@@ -87,7 +87,7 @@ async function identity(name: string, epoch: number): Promise<string> {
   return (await deriveIdentity(fromBase64Url(await nodeSecret(homeOf(name))), epoch)).did
 }
 
-describe('a node whose key was rotated', () => {
+describe('a node whose key was rotated, and its secret encrypted to a new identity', () => {
   const vars = { HARBINGER_SIG_REQUIRED: '0', WEBHOOK_ALLOW_PRIVATE: '1' }
   let node: RunningNode
   let did1: string
@@ -124,6 +124,16 @@ describe('a node whose key was rotated', () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toContain(`epoch 2  ${did2}\n  epoch 1  ${did1} is valid beside it until 2`)
     expect(stdout).toContain('restart the node (or redeploy with ROTATION) to use it')
+    // A new epoch and a new age identity in one maintenance, as docs/secrets.md has it for a key that leaked.
+    const home = homeOf('old')
+    const [machine] = await ownRecipients({ create: false })
+    const { value } = await called('identity', '--new', '--home', home)
+    const { recipient } = value as { recipient: string }
+    const moved = ['recipients', '--add', recipient, '--remove', machine!, '--home', home]
+    expect((await called(...moved)).exit).toBe(0)
+    const retired = await called('identity', '--retire', machine!, '--home', home, '--dir', home)
+    expect(retired.exit, retired.lines.join()).toBe(0)
+    expect(await ownRecipients({ create: false })).toEqual([recipient])
     // The rotation survives a backup: all of it lies in the home.
     await cp(homeOf('old'), homeOf('restored'), { recursive: true })
     await rm(homeOf('old'), { recursive: true })
@@ -483,11 +493,12 @@ describe('vaultmesh keys', () => {
   const address = `did:pkh:eip155:1:0x${'1'.repeat(40)}`
   test.each([
     [[], 'An argument is missing.'],
-    [['revoke'], 'keys revoke: say show, rotate or delegate.'],
-    [['toString'], 'keys toString: say show, rotate or delegate.'],
+    [['revoke'], 'keys revoke: say show, rotate, delegate, recipients or identity.'],
+    [['toString'], 'keys toString: say show, rotate, delegate, recipients or identity.'],
     [['show', 'rotate'], 'There is one argument too many: rotate.'],
     [['show', '--all'], "Unknown option '--all'."],
     [['show', '--overlap', '1d'], '--overlap does not go with keys show.'],
+    [['rotate', '--add', 'age1'], '--add does not go with keys rotate.'],
     [['rotate', '--did', 'x'], '--did does not go with keys rotate.'],
     [['delegate'], 'keys delegate needs --did.'],
     [['delegate', '--did', 'did:key:z6Mk'], '--did did:key:z6Mk is no did:pkh'],
@@ -501,7 +512,7 @@ describe('vaultmesh keys', () => {
     const { exit, lines } = await called(...args)
     expect(exit).toBe(2)
     expect(lines[0]).toContain(detail)
-    expect(lines[1]).toContain('usage: vaultmesh keys show|rotate|delegate')
+    expect(lines[1]).toContain('usage: vaultmesh keys show|rotate|delegate|recipients|identity')
   })
 
   test.each(['', '7', '-1d', '1.5d', '1w', '7d ', '367d', '999999999d'])(

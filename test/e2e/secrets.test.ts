@@ -16,15 +16,14 @@ import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { WIF } from '@scure/btc-signer'
 import { fromHex } from '#core/bytes.ts'
-import { createSigner, post, sign } from '../../functions/sdk.ts'
 import { bitcoinAddresses, bitcoinNetworks, evmAddress } from '../../scripts/anchor-keys.ts'
 import { ROOT } from '../../scripts/build.ts'
 import { startNode } from '../../scripts/selfhost.ts'
-import { encryptEnv, findSops } from '../../scripts/sops-binary.ts'
+import { findSops } from '../../scripts/sops-binary.ts'
 import { loadSecrets } from '../../scripts/sops.ts'
 import vector from '../vectors/sops.json' with { type: 'json' }
-import { family, filesIn, holds } from '../support/secret-search.ts'
-import { freePort, run, sandbox, start, vaultmesh } from './support.ts'
+import { filesIn, holds } from '../support/secret-search.ts'
+import { freePort, run, sandbox, vaultmesh } from './support.ts'
 
 const SOPS = await findSops()
 const WHY = '(skipped where sops is not installed)'
@@ -214,14 +213,33 @@ describe('vaultmesh secrets addresses', () => {
     const none = await vaultmesh(['secrets', 'addresses', '--dir', join(box.dir, 'none')])
     expect(none).toMatchObject({ code: 1, stdout: '' })
     expect(none.stderr).toContain('holds no keys. Make some: vaultmesh secrets init')
-    for (const wrong of [
-      ['secrets'],
-      ['secrets', 'show'],
-      ['secrets', 'addresses', '--network', 'x'],
-    ]) {
-      expect(await vaultmesh(wrong)).toMatchObject({ code: 2, stdout: '' })
-    }
   })
+})
+
+test('the search for secrets finds a key however it is spelt and wherever it begins', () => {
+  const secrets = [
+    'ab'.repeat(32),
+    `0x${'c1'.repeat(32)}`,
+    'correct-horse/"battery',
+    'A1_-'.repeat(11).slice(1),
+  ]
+  for (const secret of secrets) {
+    const hex = /^(?:0x)?([0-9a-f]{64})$/.exec(secret)?.[1]
+    for (const before of ['', '"', '{"', '{"k":"', `{"k":"${secret.slice(0, 1)}`]) {
+      const texts = [secret, JSON.stringify(secret), encodeURIComponent(secret)]
+      if (hex !== undefined) {
+        texts.push(hex.toUpperCase(), WIF(bitcoinNetworks.mainnet).encode(Buffer.from(hex, 'hex')))
+        texts.push(Buffer.from(hex, 'hex').toString('base64url'))
+      }
+      const plain = texts.map((text) => Buffer.from(`${before}${text}"}`))
+      if (hex !== undefined)
+        plain.push(Buffer.concat([before, Buffer.from(hex, 'hex'), '}'].map((p) => Buffer.from(p))))
+      for (const bytes of plain)
+        for (const spelt of [bytes, bytes.toString('base64'), bytes.toString('base64url')])
+          expect(holds(Buffer.from(spelt as string), [secret])).toBe(true)
+    }
+  }
+  expect(holds(Buffer.from('cd'.repeat(64)), secrets)).toBe(false)
 })
 
 describe('a node with secrets', () => {
@@ -243,83 +261,6 @@ describe('a node with secrets', () => {
       } finally {
         await node.stop()
       }
-    },
-  )
-
-  test.skipIf(SOPS === null)(
-    `leaves no trace of them in processes, files, answers or output ${WHY}`,
-    async () => {
-      const dir = await made('used')
-      const password = 'correct-horse-battery-staple'
-      const text = `BTC_URLS=core+http://user:${password}@127.0.0.1:18443\n`
-      writeFileSync(join(dir, 'urls.env'), await encryptEnv(SOPS!, { dir, name: 'urls.env', text }))
-      const keys = await loadSecrets(dir)
-      const secrets = [keys['BTC_PRIVATE_KEY']!, keys['EVM_PRIVATE_KEY']!, password]
-
-      // The search itself bites: however a key is spelt, and wherever it begins.
-      for (const secret of secrets) {
-        const hex = secret.replace(/^0x/, '')
-        for (const before of ['', '"', '{"', '{"k":"', `{"k":"${secret.slice(0, 1)}`]) {
-          const plain = Buffer.from(`${before}${secret}"}`)
-          for (const spelt of [plain, plain.toString('base64'), plain.toString('base64url')]) {
-            expect(holds(Buffer.from(spelt as string), secrets)).toBe(true)
-          }
-          if (hex.length !== 64) continue
-          const raw = Buffer.concat([
-            Buffer.from(before),
-            Buffer.from(hex, 'hex'),
-            Buffer.from('}'),
-          ])
-          for (const spelt of [raw, raw.toString('base64'), hex.toUpperCase()]) {
-            expect(holds(Buffer.from(spelt as string), secrets)).toBe(true)
-          }
-        }
-      }
-      expect(holds(Buffer.from('ab'.repeat(64)), secrets)).toBe(false)
-
-      const home = join(box.dir, 'n2')
-      const temporary = join(box.dir, 'tmp')
-      mkdirSync(temporary)
-      const port = await freePort()
-      const url = `http://127.0.0.1:${port}`
-      const args = ['--home', home, '--port', String(port), '--secrets', dir, '--verbose']
-      const env = { SEAL_BATCH_MAX_INTERVAL_MS: '200', TMPDIR: temporary }
-      const node = await start([SELFHOST, ...args], 'rails:', env)
-      let answers = ''
-      try {
-        const secret = crypto.getRandomValues(new Uint8Array(32))
-        const signer = await createSigner({ alg: 'EdDSA', secret })
-        await post(url, await sign(signer, { type: 'test.event' }), { wait: 20 })
-        for (const path of [
-          '/healthz',
-          '/anchors/status',
-          '/.well-known/vaultmesh.json',
-          '/alerts',
-        ]) {
-          answers += await (await fetch(url + path)).text()
-        }
-        const pids = family(node.pid)
-        const runtimes = pids.filter((pid) =>
-          /workerd/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')),
-        )
-        expect(runtimes.length).toBeGreaterThan(0)
-        for (const pid of pids) {
-          for (const name of ['cmdline', 'environ']) {
-            const content = readFileSync(`/proc/${pid}/${name}`)
-            expect({ name, found: holds(content, secrets) }).toEqual({ name, found: false })
-          }
-        }
-        // Files that exist while it runs, and those it leaves.
-        const during = [...filesIn(home), ...filesIn(temporary)]
-        expect(during.filter((path) => holds(readFileSync(path), secrets))).toEqual([])
-      } finally {
-        expect(await node.stop('SIGTERM')).toBe(0)
-      }
-      const after = [...filesIn(home), ...filesIn(temporary), ...filesIn(dir)]
-      expect(after.length).toBeGreaterThan(5)
-      expect(after.filter((path) => holds(readFileSync(path), secrets))).toEqual([])
-      expect(node.output()).toContain('rails:')
-      expect(holds(Buffer.from(node.output() + answers), secrets)).toBe(false)
     },
   )
 

@@ -262,7 +262,7 @@ real(`a file of the real sops ${WHY}`, () => {
     const [first] = whole.split('\n')
     const cases: readonly (readonly [string | Uint8Array, string])[] = [
       [THREE, 'is not encrypted. Take it away'],
-      ['', 'is not encrypted. Take it away'],
+      ['', 'is empty and not encrypted. Remove it'],
       [`${whole}D=hush\n`, 'has a value on line 11 that is not encrypted'],
       [`${whole}D_unencrypted=hush\n`, 'has a value on line 11 that is not encrypted'],
       // The real sops takes what stands under such a name as it is, even if it looks encrypted.
@@ -339,7 +339,7 @@ real(`a folder of secrets ${WHY}`, () => {
       'constructor=x',
     ]) {
       await expect(loadSecrets(folder({ 'a.env': `${line}\n` }))).rejects.toThrow(
-        'is none of BTC_PRIVATE_KEY, EVM_PRIVATE_KEY, BTC_URLS, EVM_URLS, ALERTMANAGER_URL, ALERT_WEBHOOK_URL, OIDC_CLIENT_SECRET.',
+        'is none of BTC_PRIVATE_KEY, EVM_PRIVATE_KEY, BTC_URLS, EVM_URLS, ALERTMANAGER_URL, ALERT_WEBHOOK_URL, OIDC_CLIENT_SECRET, METRICS_TOKEN.',
       )
     }
     for (const line of [
