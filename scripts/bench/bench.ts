@@ -15,6 +15,7 @@ import { parseReceipt, verifyReceipt } from '../../functions/core/receipt.ts'
 import { bundleWorker } from '../build.ts'
 import { startHost, type Host } from '../host.ts'
 import { load, quantile, request, type LoadResult } from './client.ts'
+import { cost } from './cost.ts'
 import { makeEvents } from './events.ts'
 import { federation } from './federation.ts'
 import { pages as dashboard } from './pages.ts'
@@ -428,6 +429,10 @@ try {
   if (wants('pages')) {
     title('Pages of the dashboard, and what their queries read')
     await dashboard({ start, token: TOKEN, say, quick })
+  }
+  if (wants('cost')) {
+    title('Cost on Cloudflare: operations counted, list prices')
+    await cost({ start, token: TOKEN, quick })
   }
   if (wants('proofs')) {
     title('Verification by kind of proof: Node / workerd, and size')

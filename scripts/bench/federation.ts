@@ -67,7 +67,8 @@ function kilo({ bytes, requests }: { bytes: number; requests: number }): string 
   return `${(bytes / 1000).toFixed(1)} kB, ${requests.toFixed(1)} requests`
 }
 
-async function mesh(bench: FederationBench, n: number): Promise<readonly Member[]> {
+/** `n` nodes that allow each other, each with one event. */
+export async function mesh(bench: FederationBench, n: number): Promise<readonly Member[]> {
   const members: Member[] = []
   for (let i = 0; i < n; i++) {
     const secret = randomBytes(32)
@@ -130,7 +131,7 @@ async function tips(member: Member): Promise<readonly Tip[]> {
 }
 
 /** Waits until every node stands on the same non-empty tip of every log. */
-async function converged(members: readonly Member[], limitMs = 60_000): Promise<void> {
+export async function converged(members: readonly Member[], limitMs = 60_000): Promise<void> {
   const deadline = Date.now() + limitMs
   for (;;) {
     const views = await Promise.all(members.map(tips))
