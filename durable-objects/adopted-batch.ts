@@ -7,11 +7,13 @@
  * event is sealed once.
  */
 
-import { toHex } from '#core/bytes.ts'
+import { toHex, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { EVENT_TYP, openEnvelope } from '#core/envelope.ts'
+import { eraserOf, isTombstone, linesOf, parseTombstone } from '#core/erasure.ts'
 import { HASH_BYTES, leafHashes } from '#core/merkle.ts'
 import { appendPeaks, noPeaks, rootOfPeaks } from '#core/peaks.ts'
+import { sha256 } from '#core/sha256.ts'
 import { Signers } from '#core/signer.ts'
 import { getBytes } from '#store/bucket.ts'
 import { identityOf, shardOf } from '#store/event-identity.ts'
@@ -90,19 +92,21 @@ export async function claimAgain(
 ): Promise<ReadonlyMap<number, readonly number[]>> {
   const signers = new Signers(EVENT_TYP)
   const groups = new Map<number, { events: Uint8Array[]; digests: Uint8Array[] }>()
-  for (let from = 0; from < body.length;) {
-    const newline = body.indexOf(0x0a, from)
-    const end = newline < 0 ? body.length : newline
-    const open = await openEnvelope(body.slice(from, end), signers)
-    from = end + 1
-    const identity = identityOf(node, open.signer.canonical, open.event.id)
+  const found = new Map<number, number[]>()
+  for (const { line } of linesOf(body)) {
+    const claim = isTombstone(line)
+      ? await claimOfErased(env, node, line, found)
+      : await openEnvelope(line.slice(), signers)
+    if (claim === null) continue
+    const { bytes, signingHash, eventHash } = claim
+    const identity =
+      'signer' in claim ? identityOf(node, claim.signer.canonical, claim.event.id) : claim.identity
     const shard = shardOf(identity, node.config.intakeShards)
     let group = groups.get(shard)
     if (group === undefined) groups.set(shard, (group = { events: [], digests: [] }))
-    group.events.push(open.bytes)
-    group.digests.push(identity, open.signingHash, open.eventHash)
+    group.events.push(bytes)
+    group.digests.push(identity, signingHash, eventHash)
   }
-  const found = new Map<number, number[]>()
   for (const [shard, { events, digests }] of groups) {
     const pool = env.POOL.getByName(String(shard))
     const all: number[] = []
@@ -115,9 +119,35 @@ export async function claimAgain(
       })
       all.push(...seqs)
     }
-    found.set(shard, all)
+    found.set(shard, [...(found.get(shard) ?? []), ...all])
   }
   return found
+}
+
+/**
+ * Of an erased event the shards learn by its hash that it is gone. One that still waits in a shard (the backup is older
+ * than its seal) is passed over and needs no claim: null. Else its claim is lost with its identity, and a stand-in takes
+ * its place in the count: the same bytes are refused for good, other content under its id is not.
+ */
+async function claimOfErased(
+  env: Env,
+  node: NodeContext,
+  line: Uint8Array,
+  found: Map<number, number[]>,
+) {
+  const stone = parseTombstone(line)
+  const { eventHash } = stone
+  let isWaiting = false
+  for (let shard = 0; shard < node.config.intakeShards; shard++) {
+    const what = { eventHash, identity: null, erasedBy: eraserOf(stone) }
+    const seq = await env.POOL.getByName(String(shard)).erase(what)
+    if (seq === null) continue
+    found.set(shard, [...(found.get(shard) ?? []), seq])
+    isWaiting = true
+  }
+  if (isWaiting) return null
+  const identity = sha256(utf8(`erased ${toHex(eventHash)}`))
+  return { bytes: line.slice(), signingHash: new Uint8Array(HASH_BYTES), eventHash, identity }
 }
 
 function joined(parts: readonly Uint8Array[]): Uint8Array {

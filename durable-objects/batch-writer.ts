@@ -10,7 +10,7 @@
 import { concat } from '#core/bytes.ts'
 import { append, edgeTiles, leafHashes, rootOf, TILE_WIDTH, type TreeEdge } from '#core/merkle.ts'
 import { encodeEntries, tilePath } from '#core/tile.ts'
-import { eventsKey, putImmutable, Writes } from '#store/bucket.ts'
+import { eventsKey, putEvents, putImmutable, Writes } from '#store/bucket.ts'
 
 /** Bytes of events taken from a pool at once, and so of one part of the bundle in R2. */
 const PART_BYTES = 4_000_000
@@ -67,13 +67,14 @@ export async function writeBatch(
   before: LogEdge,
 ): Promise<WrittenBatch> {
   const writes = new Writes()
-  const put = (key: string, bytes: Uint8Array, type = 'application/octet-stream'): Promise<void> =>
-    writes.add(bytes.length, () => putImmutable(env.BUCKET, key, bytes, type))
+  const put = (key: string, bytes: Uint8Array): Promise<void> =>
+    writes.add(bytes.length, () => putImmutable(env.BUCKET, key, bytes, 'application/octet-stream'))
   let { tree, entries } = before
   let parts = 0
   const leaves: Uint8Array[] = []
   for await (const { body, eventHashes } of source) {
-    await put(eventsKey(height, parts++), body, 'application/x-ndjson')
+    const key = eventsKey(height, parts++)
+    await writes.add(body.length, () => putEvents(env.BUCKET, key, body))
     const packed = leafHashes(splitHashes(eventHashes))
     leaves.push(packed)
     const firstBundle = Math.floor(tree.size / TILE_WIDTH)

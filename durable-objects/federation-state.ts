@@ -16,11 +16,12 @@ import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { LogKeys } from '../functions/remembrancer.ts'
 import { Ledger, LEDGER_SCHEMA } from './ledger.ts'
 import { MIRROR_SCHEMA, MirrorTiles } from './mirror.ts'
+import { MirrorErasures, STONES_SCHEMA } from './mirror-erasures.ts'
 import { Peers, PEERS_SCHEMA, type Peer } from './peers.ts'
 import { WitnessStore } from './witness-store.ts'
 
 const SCHEMA = `CREATE TABLE IF NOT EXISTS config (k TEXT PRIMARY KEY, v TEXT NOT NULL) WITHOUT ROWID;
-${PEERS_SCHEMA}${LEDGER_SCHEMA}${MIRROR_SCHEMA}${WitnessStore.SCHEMA}`
+${PEERS_SCHEMA}${LEDGER_SCHEMA}${MIRROR_SCHEMA}${STONES_SCHEMA}${WitnessStore.SCHEMA}`
 
 /** Everything that the applied configuration means. */
 export interface Context {
@@ -38,6 +39,7 @@ export class FederationState {
   readonly peers: Peers
   readonly ledger: Ledger
   readonly tiles: MirrorTiles
+  readonly erasures: MirrorErasures
   readonly witness: WitnessStore
   /** Logs that learned something since they were judged. */
   readonly touched = new Set<string>()
@@ -59,6 +61,7 @@ export class FederationState {
     this.peers = new Peers(sql)
     this.ledger = new Ledger(storage)
     this.tiles = new MirrorTiles(env, storage, this.ledger)
+    this.erasures = new MirrorErasures(env, storage, this.ledger)
     this.witness = new WitnessStore(sql, storage)
   }
 

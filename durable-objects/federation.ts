@@ -17,11 +17,12 @@
  * Invariants: nothing a peer says changes state before it verified; a tip is judged from storage alone; the
  * alarm's first statement sets the next one and its body never throws; the minute cron arms it again.
  *
- * RPCs: apply, configuration, inherit, retire, branchesOf, gossip, tellHealth, admission, count, feed, addCheckpoint, cosigned, wake, sweep, views, clearance.
+ * RPCs: apply, configuration, inherit, retire, branchesOf, gossip, tellHealth, admission, count, feed, addCheckpoint, cosigned, wake, sweep, views, clearance, checkChains, readIndexAgain.
  */
 import { DurableObject } from 'cloudflare:workers'
 import { anchorReceiptSchema, type Chain } from '#core/anchor-receipt.ts'
 import { canonicalDid } from '#core/did.ts'
+import { wasEverKey } from '#core/rotation.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { parseFederationConfig, type FederationConfig } from '#core/federation-config.ts'
 import type { Evidence } from '#core/fork-evidence.ts'
@@ -42,8 +43,10 @@ import type {
   TipView,
 } from '#store/federation-api.ts'
 import { refusalOf, type Refused } from '#store/federation-api.ts'
+import type { Findings } from '#store/findings.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import { readSignedBatch } from '../functions/remembrancer.ts'
+import { checkReceiptsOnChain, checkWallets } from '../queues/anchors/chain-check.ts'
 import { confirmReceipt } from '../queues/anchors/confirm.ts'
 import { Cosigners } from './cosigners.ts'
 import { Envelopes } from './envelopes.ts'
@@ -302,6 +305,12 @@ export class Federation extends DurableObject<Env> {
         .advance(log, TILED_PER_ROUND)
         .catch((error: unknown) => warn(`the mirror of ${log.origin} stands still`, error))
     }
+    for (const { origin, did } of this.#state.ledger.logs()) {
+      await this.#state
+        .historyOf(did)
+        .then((history) => this.#state.erasures.advance(origin, (key) => wasEverKey(history, key)))
+        .catch((error: unknown) => warn(`erasures of ${origin} wait`, error))
+    }
     this.#state.peers.forgetReplays(nowAt)
     this.#state.peers.storeRefusals()
   }
@@ -330,6 +339,19 @@ export class Federation extends DurableObject<Env> {
         checkpoint: batch.checkpoint,
       })
     }
+  }
+
+  /** The index was made again: its receipts have other numbers now, and what was never learned may be among them. */
+  async readIndexAgain(): Promise<void> {
+    for (const name of ['own_height', 'own_receipt', 'revocations_at'])
+      this.#state.remember(name, '0')
+    await this.wake()
+  }
+
+  /** fsck: receipts held against their chains by our own providers, a page; `after` -1 asks for the wallets instead. */
+  async checkChains(after: number): Promise<Findings> {
+    const { env } = this.#state
+    return after < 0 ? checkWallets(env, await nodeOf(env)) : checkReceiptsOnChain(env, after)
   }
 
   /** Step 1: batches and receipts of the own log that are not in the ledger yet. */

@@ -16,7 +16,7 @@
  * Kept are this node and listed peers, of a peer at most two statements in an interval. The alarm's first statement sets
  * the next one and its body never throws; the minute cron arms it again.
  *
- * RPCs: admit, hear, view, series, learn, sweep, retire.
+ * RPCs: admit, hear, view, series, learn, examine, sweep, retire.
  */
 
 import { DurableObject } from 'cloudflare:workers'
@@ -54,6 +54,7 @@ import { nodeOf, type NodeContext } from '#store/node.ts'
 import { warn } from './federation-state.ts'
 import { CAUSES, GuardianActs, type Newest } from './guardian-acts.ts'
 import { GuardianStore, type Intervention, type KnownNode } from './guardian-store.ts'
+import { examine, type Examined } from '../queues/anchors/examine.ts'
 import { collect } from './telemetry-collector.ts'
 
 /** The least interval: the first seq of a Guardian counts them since 1970. */
@@ -360,6 +361,11 @@ export class Guardian extends DurableObject<Env> {
     } catch (error) {
       return refusalOf(error)
     }
+  }
+
+  /** Asks everybody whom the rails ask, for the doctor (store/doctor.ts). */
+  async examine(): Promise<Examined> {
+    return examine((await nodeOf(this.env)).config)
   }
 
   /** What the predictors believe, this node's first. */

@@ -13,8 +13,9 @@
  * They follow the canonical path; if it moves to another branch, they are cut back to where both agree.
  */
 
-import { fromBase64Url, fromHex, fromUtf8, toHex, utf8 } from '#core/bytes.ts'
-import { MAX_EVENT_BYTES, openEnvelope, verifyEnvelope, EVENT_TYP } from '#core/envelope.ts'
+import { toHex } from '#core/bytes.ts'
+import { MAX_EVENT_BYTES } from '#core/envelope.ts'
+import { isTombstone, linesOf, parseTombstone, verifyTombstone } from '#core/erasure.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import {
   append,
@@ -30,8 +31,6 @@ import {
 } from '#core/merkle.ts'
 import { appendPeaks, noPeaks, rootOfPeaks, unpackPeaks, type Peaks } from '#core/peaks.ts'
 import { sha256 } from '#core/sha256.ts'
-import { Signers } from '#core/signer.ts'
-import { parseStrictJson } from '#core/strict-json.ts'
 import { completeSubtrees } from '#core/tile-reader.ts'
 import { decodeEntries, encodeEntries, tilePath } from '#core/tile.ts'
 import { getBytes } from '#store/bucket.ts'
@@ -39,6 +38,7 @@ import { logReader } from '#store/log.ts'
 import { entriesKey, mirrorEventsKey, mirrorTileKey, partsKey } from '#store/mirror.ts'
 import type { Remembrancer } from '../functions/remembrancer.ts'
 import type { Ledger, LogState, StoredBatch } from './ledger.ts'
+import type { IsOperator, MirrorErasures } from './mirror-erasures.ts'
 
 export const MIRROR_SCHEMA = `
 CREATE TABLE IF NOT EXISTS mirror_at (origin TEXT PRIMARY KEY, height INTEGER NOT NULL, root TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
@@ -60,8 +60,6 @@ export type Recomputed =
   | { readonly outcome: 'unavailable'; readonly reason: string; readonly isFault: boolean }
   | { readonly outcome: 'bad-root'; readonly reason: string }
 
-const signers = new Signers(EVENT_TYP)
-
 /**
  * Goes on with the recomputation of a pending batch for at most `parts` parts. `isOperator` says whose
  * tombstones count.
@@ -75,13 +73,15 @@ export async function recompute(
     parts,
     from,
     isOperator,
+    erasures,
   }: {
     readonly batch: StoredBatch
     readonly client: Pick<Remembrancer, 'events'>
     readonly parts: number
     /** DID of the peer that `client` asks. */
     readonly from: string
-    readonly isOperator: (keyDid: string) => boolean
+    readonly isOperator: IsOperator
+    readonly erasures: MirrorErasures
   },
 ): Promise<Recomputed> {
   // A visit may have listed it long ago.
@@ -106,20 +106,23 @@ export async function recompute(
     if (done === parts) return { outcome: 'more' }
     const { origin, height, batchRoot } = batch
     const where = { height, batchRoot, part }
-    const bytes = isProved
+    const given = isProved
       ? await getBytes(env.BUCKET, mirrorEventsKey(origin, where))
       : await client.events(origin, where)
-    if (bytes === null) {
+    if (given === null) {
       return unavailable(`part ${part} of its events is not there`, part > 0)
     }
+    const firstIndex = batch.firstIndex + own.size
+    const place = { firstIndex, limit: batch.count - own.size, isOperator }
     let entries: readonly Uint8Array[]
     try {
-      entries = await entriesOf(bytes, batch.count - own.size, isOperator)
+      entries = await entriesOf(given, place)
     } catch (error) {
       if (!(error instanceof VaultMeshError)) throw error
       return unavailable(`part ${part} is no list of events: ${error.message}`, true)
     }
     if (entries.length === 0) return unavailable(`part ${part} holds no event`, true)
+    const bytes = await erasures.admit(batch, given, place)
     // Stored first: what the row says is here is here.
     if (!isProved) {
       await env.BUCKET.put(mirrorEventsKey(origin, where), bytes, {
@@ -167,22 +170,28 @@ export async function peaksAfter(env: Env, ledger: Ledger, batch: StoredBatch): 
 /** Log entries of NDJSON lines, at most `limit`: SHA-256 of each event, or what a tombstone names. */
 async function entriesOf(
   bytes: Uint8Array,
-  limit: number,
-  isOperator: (keyDid: string) => boolean,
+  {
+    firstIndex,
+    limit,
+    isOperator,
+  }: { readonly firstIndex: number; readonly limit: number; readonly isOperator: IsOperator },
 ): Promise<readonly Uint8Array[]> {
   const entries: Uint8Array[] = []
-  for (let from = 0; from < bytes.length;) {
-    const newline = bytes.indexOf(0x0a, from)
-    const end = newline < 0 ? bytes.length : newline
-    const line = bytes.subarray(from, end)
+  for (const { line } of linesOf(bytes)) {
     if (line.length === 0 || line.length > MAX_LINE_BYTES) {
       throw new VaultMeshError('bad-body', 'a line is empty or too long.')
     }
     if (entries.length === limit) {
       throw new VaultMeshError('bad-body', 'there are more events than the manifest says.')
     }
-    entries.push(line[0] === 0x7b ? await erased(line, isOperator) : eventHash(line))
-    from = end + 1
+    if (isTombstone(line)) {
+      const stone = parseTombstone(line)
+      if (stone.leafIndex !== firstIndex + entries.length) {
+        throw new VaultMeshError('bad-body', 'a tombstone is of another leaf.')
+      }
+      await verifyTombstone(stone, isOperator)
+      entries.push(stone.eventHash)
+    } else entries.push(eventHash(line))
   }
   return entries
 }
@@ -192,29 +201,6 @@ function eventHash(line: Uint8Array): Uint8Array {
     throw new VaultMeshError('event-too-large', 'an event has more than 65,535 bytes.')
   }
   return sha256(line)
-}
-
-/** The entry of an erased event: named by a `vm.erased` event of the log's operator. */
-async function erased(
-  line: Uint8Array,
-  isOperator: (keyDid: string) => boolean,
-): Promise<Uint8Array> {
-  const stone = parseStrictJson(fromUtf8(line)) as { eventHash?: unknown; erasedBy?: unknown }
-  const named = /^sha256:([0-9a-f]{64})$/.exec(String(stone.eventHash))?.[1]
-  if (named === undefined || typeof stone.erasedBy !== 'string') {
-    throw new VaultMeshError('bad-body', 'a line is neither an event nor a tombstone.')
-  }
-  const open = await openEnvelope(utf8(stone.erasedBy), signers)
-  await verifyEnvelope(open)
-  const payload = parseStrictJson(fromUtf8(fromBase64Url(stone.erasedBy.split('.')[1]!)))
-  const { data } = payload as { data?: { eventHash?: unknown } }
-  if (open.event.type !== 'vm.erased' || data?.eventHash !== stone.eventHash) {
-    throw new VaultMeshError('bad-body', 'a tombstone is of another event.')
-  }
-  if (!isOperator(open.signer.did)) {
-    throw new VaultMeshError('bad-body', 'a tombstone is not signed by the log’s operator.')
-  }
-  return fromHex(named)
 }
 
 /** Lays the canonical path of a log out as tiles, at most `batches` of them in one go. */

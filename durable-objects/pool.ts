@@ -6,32 +6,37 @@
  *   claim(key → seq)      for good: who claimed an identity (claim-index.ts)
  *   bytes(first_seq)      until sealed and indexed: the events themselves
  *   received(event_hash)  ≤ 24 h: respond-async events before their check (received-store.ts)
+ *   erased(event_hash)    for good: events whose bytes are gone, and which event took them; whoever posts one of
+ *                         these, or other content under its identity, is told so
  *   meta                  shard number and shard count, `forgotten`, `claimed`, `closed` once the log was ended
  *
  * Invariant: forgotten ≤ the Sequencer's cursor for this shard ≤ nextSeq, and bytes exist exactly for
  * segments that end above `forgotten`. Sequence numbers are dense, so a cursor names a set of events.
  *
  * RPCs: admit, claimed, receive, receivedBytes, settle, reject (intake) · peek, countBefore, read, forget (Sequencer) ·
- * status, bytes (reads) · close, unchecked (Sequencer, successor) · sweep, audit.
+ * status, bytes (reads) · close, unchecked (Sequencer, successor) · erase (store/erasures.ts) · sweep, audit.
  * Races: `admit` runs without an await, so the input gate lets nothing in between look-up and claim; the
  * output gate holds its answer until the commit is on disk. A segment is one row for a whole group
  * because the commit, not the row, is the cost (one fsync a commit, measured).
  */
 
 import { DurableObject } from 'cloudflare:workers'
-import { equal, join, toHex } from '#core/bytes.ts'
+import { equal, fromHex, join, toHex } from '#core/bytes.ts'
 import { VaultMeshError, type Code } from '#core/errors.ts'
 import { HASH_KEYS, hashKey } from '#core/hash-key.ts'
+import { sha256 } from '#core/sha256.ts'
 import { count, observe } from '#store/metrics.ts'
 import {
   outcome,
   type AdmitGroup,
   type AdmitResult,
   type FirstAnswer,
+  type Forgotten,
   type PoolPeek,
   type PoolSlice,
   type PoolStatus,
 } from '#store/pool-api.ts'
+import { causedBy, keepsTrail, trail } from '#store/trail.ts'
 import { CLAIM_SCHEMA, ClaimIndex } from './claim-index.ts'
 import { RECEIVED_SCHEMA, ReceivedStore, type Settlement } from './received-store.ts'
 
@@ -49,7 +54,8 @@ const SCHEMA = `
 CREATE TABLE IF NOT EXISTS meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS segment (first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL,
   received_at INTEGER NOT NULL, digests BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NOT NULL, data BLOB NOT NULL);`
+CREATE TABLE IF NOT EXISTS bytes (first_seq INTEGER PRIMARY KEY, lengths BLOB NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS erased (event_hash BLOB PRIMARY KEY, erased_by BLOB NOT NULL) WITHOUT ROWID;`
 
 type Blob = ArrayBuffer
 
@@ -60,6 +66,8 @@ export class Pool extends DurableObject<Env> {
   #waiting = new Map<number, number | number[]>()
   readonly #claims: ClaimIndex
   readonly #received: ReceivedStore
+  /** eventHash keys of the erased ones: nearly always none, and then nobody asks the table. */
+  #erased = new Set<number>()
   #wokenAt = 0
   #wakeTimer = false
   #alarmSet = false
@@ -85,6 +93,12 @@ export class Pool extends DurableObject<Env> {
             .count
     this.#forgotten = this.#meta('forgotten') ?? 0
     this.#closed = this.#meta('closed') === 1
+    this.#erased = new Set(
+      sql
+        .exec<{ event_hash: Blob }>('SELECT event_hash FROM erased')
+        .toArray()
+        .map((row) => hashKey(new Uint8Array(row.event_hash))),
+    )
     this.#waiting.clear()
     for (const row of this.#segmentsFrom(this.#forgotten)) this.#remember(row, this.#forgotten)
     const claimed = this.#meta('claimed') ?? 0
@@ -124,10 +138,16 @@ export class Pool extends DurableObject<Env> {
   #bound = false
 
   /**
-   * Claims identities and stores bytes, all or nothing for the group.
+   * Claims identities and stores bytes, all or nothing for the group. `requests` are ids for the audit: one for all
+   * events, or one an event.
    * Throws `overloaded` when too many events wait, `bad-config` under another shard layout, `log-forked` once closed.
    */
-  admit(shard: number, group: AdmitGroup, receivedAt = Date.now()): AdmitResult {
+  admit(
+    shard: number,
+    group: AdmitGroup,
+    receivedAt = Date.now(),
+    requests: readonly string[] = [],
+  ): AdmitResult {
     this.#checkOpen()
     const n = group.lengths.length
     if (this.#nextSeq - this.#forgotten + n > Number(this.env.INTAKE_BACKLOG_MAX)) {
@@ -139,7 +159,7 @@ export class Pool extends DurableObject<Env> {
       this.#claims.mergeSome()
       return claimed
     })
-    this.#settled(shard, result)
+    this.#settled(shard, result, { via: 'post', requests })
     this.#count(group, result.outcomes)
     return answerOf(result)
   }
@@ -152,11 +172,11 @@ export class Pool extends DurableObject<Env> {
   adopt(shard: number, group: AdmitGroup): number[] {
     const result = this.ctx.storage.transactionSync(() => {
       if (!this.#bound) this.#bind(shard)
-      const claimed = this.#claimAll(group, Date.now())
+      const claimed = this.#claimAll(group, Date.now(), true)
       this.#claims.mergeSome()
       return claimed
     })
-    this.#settled(shard, result)
+    this.#settled(shard, result, { via: 'peer', requests: [] })
     return Array.from({ length: group.lengths.length }, (_, i) => {
       const digest = group.digests.subarray(i * DIGEST, (i + 1) * DIGEST)
       for (let key = hashKey(digest); ; key = (key + 1) % HASH_KEYS) {
@@ -188,27 +208,65 @@ export class Pool extends DurableObject<Env> {
   }
 
   /** Lets memory follow a transaction that is done and cannot be rolled back any more. */
-  #settled(shard: number, result: Claimed): void {
+  #settled(shard: number, result: Claimed, cause: Cause): void {
+    if (keepsTrail(this.env)) this.#tell(shard, result, cause)
     this.#bound = true
     for (const row of result.rows) this.#remember(row, 0)
     this.#claims.add(result.keys, this.#nextSeq)
     this.#nextSeq = result.nextSeq
     this.#claims.merged(this.#nextSeq)
-    if (result.rows.length > 0) this.#wake(shard)
+    if (result.rows.length > 0) this.#wake(shard, cause.requests[0])
   }
 
-  #claimAll(group: AdmitGroup, receivedAt: number): Claimed {
+  /** One line of the audit a group: who asked, and which sequence numbers came of it. */
+  #tell(shard: number, { rows, outcomes, nextSeq }: Claimed, { via, requests }: Cause): void {
+    let repeats = 0
+    let conflicts = 0
+    for (const what of outcomes) {
+      if (what === outcome.duplicate) repeats++
+      if (what === outcome.conflict) conflicts++
+    }
+    const isMixed = repeats + conflicts > 0
+    const hashes: Uint8Array[] = []
+    for (const row of rows) {
+      const digests = new Uint8Array(row.digests)
+      for (let i = 0; i < row.count; i++)
+        hashes.push(digests.subarray(i * DIGEST + 64, (i + 1) * DIGEST))
+    }
+    trail(this.env, {
+      kind: 'commit',
+      shard,
+      from: this.#nextSeq,
+      to: nextSeq,
+      requests: [...requests],
+      duplicates: repeats,
+      conflicts,
+      ...(isMixed ? { outcomes: Array.from(outcomes, (what) => 'adc'[what]!).join('') } : {}),
+      sha256: toHex(sha256(join(hashes))),
+      via,
+    })
+  }
+
+  /** `isSealed`: of events that the log has anyway, erased ones too. */
+  #claimAll(group: AdmitGroup, receivedAt: number, isSealed = false): Claimed {
     const n = group.lengths.length
     const outcomes = new Uint8Array(n)
     const first = new Map<number, FirstAnswer>()
     const base = { outcomes, first, receivedAt }
-    const free = this.#claims.free(group.digests, n, DIGEST)
+    const isKnown = !isSealed && this.#erased.size > 0 && this.#holdsErased(group.digests, n)
+    const free = isKnown ? null : this.#claims.free(group.digests, n, DIGEST)
     if (free !== null) return this.#store(group, null, { ...base, keys: free })
     // Something was posted before, or twice in this group, or two identities share 53 bits: one by one.
     const kept: number[] = []
     const keptKeys = new Map<number, number>()
     for (let i = 0; i < n; i++) {
       const digest = group.digests.subarray(i * DIGEST, (i + 1) * DIGEST)
+      const gone = isSealed ? null : this.#erasedBy(digest.subarray(64))
+      if (gone !== null) {
+        outcomes[i] = outcome.erased
+        first.set(i, { eventHash: gone, receivedAt })
+        continue
+      }
       let key = hashKey(digest)
       let found: Held | null = null
       for (; ; key = (key + 1) % HASH_KEYS) {
@@ -228,11 +286,93 @@ export class Pool extends DurableObject<Env> {
         keptKeys.set(key, i)
         continue
       }
+      const was = isSealed ? null : this.#erasedBy(found.digest.subarray(64))
+      if (was !== null) {
+        outcomes[i] = outcome.erased
+        first.set(i, { eventHash: was, receivedAt: found.receivedAt })
+        continue
+      }
       const same = equal(found.digest.subarray(32, 64), digest.subarray(32, 64))
       outcomes[i] = same ? outcome.duplicate : outcome.conflict
       first.set(i, { eventHash: found.digest.slice(64), receivedAt: found.receivedAt })
     }
     return this.#store(group, kept, { ...base, keys: [...keptKeys.keys()] })
+  }
+
+  #holdsErased(digests: Uint8Array, n: number): boolean {
+    for (let i = 0; i < n; i++) {
+      if (this.#erased.has(hashKey(digests, i * DIGEST + 64))) return true
+    }
+    return false
+  }
+
+  /** Which event erased the one with this hash, or null. */
+  #erasedBy(eventHash: Uint8Array): Uint8Array | null {
+    if (!this.#erased.has(hashKey(eventHash))) return null
+    const row = this.ctx.storage.sql
+      .exec<{ erased_by: Blob }>('SELECT erased_by FROM erased WHERE event_hash = ?', eventHash)
+      .toArray()[0]
+    return row === undefined ? null : new Uint8Array(row.erased_by)
+  }
+
+  /**
+   * Forgets an event for good, all but its hash and the HMAC of its identity: its bytes, the hash of what was signed
+   * (content that can be guessed could be found by it), and a copy that waits for its check. Returns the sequence number
+   * of one that waits for its seal, whose bytes stay until then: ask again after it. Repeats are harmless.
+   */
+  erase({ eventHash, identity, erasedBy }: Forgotten): number | null {
+    const sql = this.ctx.storage.sql
+    const name = toHex(eventHash)
+    const received = this.#received.bytes(name)
+    const seq = identity === null ? null : this.#seqOf(identity, eventHash)
+    const waiting = this.#find(eventHash)
+    this.ctx.storage.transactionSync(() => {
+      sql.exec(
+        'INSERT INTO erased (event_hash, erased_by) VALUES (?, ?) ON CONFLICT DO NOTHING',
+        eventHash,
+        erasedBy,
+      )
+      if (received !== null) this.#received.settle(name, erasedSettlement())
+      if (seq !== null && waiting === null) this.#scrub(seq)
+    })
+    this.#erased.add(hashKey(eventHash))
+    if (received !== null) this.#received.released(received.length)
+    return waiting
+  }
+
+  #seqOf(identity: Uint8Array, eventHash: Uint8Array): number | null {
+    for (let key = hashKey(identity); ; key = (key + 1) % HASH_KEYS) {
+      const seq = this.#claims.holder(key)
+      if (seq === null) return null
+      const { digest } = this.#held(seq)
+      if (!equal(digest.subarray(0, 32), identity)) continue
+      return equal(digest.subarray(64), eventHash) ? seq : null
+    }
+  }
+
+  /** Zeros in place of the signing hash, and of the bytes where the segment still holds any. */
+  #scrub(seq: number): void {
+    const sql = this.ctx.storage.sql
+    const row = sql
+      .exec<{ first_seq: number; digests: Blob }>(
+        'SELECT first_seq, digests FROM segment WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1',
+        seq,
+      )
+      .one()
+    const i = seq - row.first_seq
+    const digests = new Uint8Array(row.digests).fill(0, i * DIGEST + 32, i * DIGEST + 64)
+    sql.exec('UPDATE segment SET digests = ? WHERE first_seq = ?', digests, row.first_seq)
+    const held = sql
+      .exec<{ lengths: Blob; data: Blob }>(
+        'SELECT lengths, data FROM bytes WHERE first_seq = ?',
+        row.first_seq,
+      )
+      .toArray()[0]
+    if (held === undefined) return
+    const lengths = new Uint32Array(held.lengths)
+    const from = lengths.subarray(0, i).reduce((sum, length) => sum + length, 0)
+    const data = new Uint8Array(held.data).fill(0, from, from + lengths[i]!)
+    sql.exec('UPDATE bytes SET data = ? WHERE first_seq = ?', data, row.first_seq)
   }
 
   #held(seq: number): Held {
@@ -389,12 +529,15 @@ export class Pool extends DurableObject<Env> {
     this.#forgotten = upTo
   }
 
-  /** Keeps an unverified event for the intake queue. Returns when it was first received. */
-  receive(shard: number, eventHash: string, data: Uint8Array): number {
+  /** Keeps an unverified event for the intake queue. Returns when it was first received; throws `erased`. */
+  receive(shard: number, eventHash: string, data: Uint8Array, requestId?: string): number {
     this.#checkOpen()
     if (!this.#bound) this.#bind(shard)
     this.#bound = true
+    if (this.#erasedBy(fromHex(eventHash)) !== null)
+      throw new VaultMeshError('erased', 'The event was erased; its leaf stays in the log.')
     const receivedAt = this.#received.keep(eventHash, data, Date.now())
+    if (requestId !== undefined) trail(this.env, { kind: 'receive', shard, requestId, eventHash })
     this.#arm()
     return receivedAt
   }
@@ -405,7 +548,7 @@ export class Pool extends DurableObject<Env> {
   }
 
   /** Moves a received, now verified event to accepted: the claim is made in this one transaction. */
-  settle(shard: number, eventHash: string, group: AdmitGroup): void {
+  settle(shard: number, eventHash: string, group: AdmitGroup, requestId?: string): void {
     // Delivered twice: the first settled it, and its own claim would look like somebody else's.
     if (this.receivedBytes(eventHash) === null) return
     const claimed = this.ctx.storage.transactionSync(() => {
@@ -415,19 +558,25 @@ export class Pool extends DurableObject<Env> {
       this.#received.settle(eventHash, settlementOf(state, result.first.get(0)?.eventHash ?? null))
       return result
     })
-    this.#settled(shard, claimed)
+    const requests = requestId === undefined ? [] : [requestId]
+    this.#settled(shard, claimed, { via: 'check', requests })
+    const result = settlementOf(claimed.outcomes[0], null).state
+    trail(this.env, { kind: 'settle', shard, eventHash, result, ...causedBy(requestId) })
     this.#received.released(group.data.length)
     if (claimed.outcomes[0] === outcome.conflict) this.#countRefusal('event-id-reused')
+    else if (claimed.outcomes[0] === outcome.erased) this.#countRefusal('erased')
     else this.#count(group, claimed.outcomes)
   }
 
   /** Ends a received event whose check failed. */
-  reject(eventHash: string, code: string, detail: string): void {
+  reject(eventHash: string, code: string, detail: string, requestId?: string): void {
     const bytes = this.#received.bytes(eventHash)
     if (bytes === null) return
     this.#received.settle(eventHash, { state: 'rejected', first: null, code, detail })
     this.#received.released(bytes.length)
     this.#countRefusal(code as Code)
+    const shard = this.#meta('shard') ?? 0
+    trail(this.env, { kind: 'settle', shard, eventHash, result: code, ...causedBy(requestId) })
   }
 
   #countRefusal(code: Code): void {
@@ -455,13 +604,19 @@ export class Pool extends DurableObject<Env> {
   }
 
   /** The first event under an identity, or null: what unsigned intake asks before it wraps a body. */
-  claimed(identity: Uint8Array): FirstAnswer | null {
+  claimed(identity: Uint8Array): (FirstAnswer & { readonly erasedBy?: Uint8Array }) | null {
     for (let key = hashKey(identity); ; key = (key + 1) % HASH_KEYS) {
       const seq = this.#claims.holder(key)
       if (seq === null) return null
       const held = this.#held(seq)
       if (equal(held.digest.subarray(0, 32), identity)) {
-        return { eventHash: held.digest.slice(64), receivedAt: held.receivedAt }
+        const eventHash = held.digest.slice(64)
+        const erasedBy = this.#erasedBy(eventHash)
+        return {
+          eventHash,
+          receivedAt: held.receivedAt,
+          ...(erasedBy === null ? {} : { erasedBy }),
+        }
       }
     }
   }
@@ -518,8 +673,11 @@ export class Pool extends DurableObject<Env> {
     this.ctx.waitUntil(this.ctx.storage.setAlarm(Date.now() + ALARM_AFTER_MS))
   }
 
-  /** Tells the Sequencer's queue that events wait; at most once in WAKE_EVERY_MS, never lost for good. */
-  #wake(shard: number): void {
+  /**
+   * Tells the Sequencer's queue that events wait; at most once in WAKE_EVERY_MS, never lost for good. `requestId`
+   * is the request that woke it.
+   */
+  #wake(shard: number, requestId: string | undefined): void {
     this.#arm()
     if (this.#wakeTimer) return
     this.#wakeTimer = true
@@ -529,7 +687,7 @@ export class Pool extends DurableObject<Env> {
         if (delay > 0) await scheduler.wait(delay)
         this.#wakeTimer = false
         this.#wokenAt = Date.now()
-        await this.env.VALIDATED_QUEUE.send({ shard })
+        await this.env.VALIDATED_QUEUE.send({ shard, ...causedBy(requestId) })
       })().catch((error: unknown) => {
         // The alarm sends it again.
         console.error(
@@ -599,6 +757,12 @@ export class Pool extends DurableObject<Env> {
   }
 }
 
+/** Where a group came from, for the audit. */
+interface Cause {
+  readonly via: 'post' | 'check' | 'peer'
+  readonly requests: readonly string[]
+}
+
 interface Segment {
   readonly first_seq: number
   readonly count: number
@@ -620,7 +784,12 @@ interface Claimed {
   readonly nextSeq: number
 }
 
+function erasedSettlement(): Settlement {
+  return { state: 'rejected', first: null, code: 'erased', detail: 'The event was erased.' }
+}
+
 function settlementOf(state: number | undefined, first: Uint8Array | null): Settlement {
+  if (state === outcome.erased) return erasedSettlement()
   if (state === outcome.conflict) {
     const detail = 'The identity (source, id) was taken by another event.'
     return { state: 'rejected', first, code: 'event-id-reused', detail }

@@ -2,7 +2,8 @@
  * Sequencer: the single writer of one log. It owns the head.
  *
  * Stored (SQLite):
- *   config     origin, vkey, shards: what this log was started as; another value refuses to start
+ *   config     origin, vkey, shards: what this log was started as; another value refuses to start. Beside them
+ *              intake and intake_hash: the rules of intake that were applied last
  *   head       one row: height, size, root, checkpoint, cursor of each Pool shard, indexed_height
  *   edge       per tile level the hashes that fill no tile yet; level -1 holds the raw entries
  *   cosigned   cosignatures of the head's checkpoint, by witnesses; they come after the seal and go with the head
@@ -25,7 +26,8 @@
  * clearance of the Federation at the first seal of a process). What was begun when a log is halted is finished, as
  * its signature may be out; then the pools take nothing more, and what waits in them is the successor's to seal.
  *
- * RPCs: wake, wait, seal, head, ensureStarted, audit, cosigned, halt, standing, adopt, watch. Gates: 4 is one synchronous transaction; `seal` is
+ * RPCs: wake, wait, seal, head, ensureStarted, audit, cosigned, halt, standing, adopt, watch, intake, applyIntake,
+ * forgetNames, indexAgain, mendIndex (the index made again: store/rebuild.ts), pause, resume (a backup is taken). Gates: 4 is one synchronous transaction; `seal` is
  * single-flight because steps 1 to 5 await, and the input gate would let a second call in between.
  */
 
@@ -38,12 +40,21 @@ import { VaultMeshError } from '#core/errors.ts'
 import { emptyRoot, restoreEdge, rootOfEdge, TILE_WIDTH } from '#core/merkle.ts'
 import { clearAlert, closeDeadLetters } from '#store/alerts.ts'
 import { configuredRails, enqueueAnchors } from '#store/anchors.ts'
-import { recordBatch, type BatchRecord } from '#store/batches.ts'
+import { insertBatch, readBatchRecord, recordBatch, type BatchRecord } from '#store/batches.ts'
 import { indexPart, type NameCache } from '#store/events.ts'
 import { count as tally, observe } from '#store/metrics.ts'
+import type { StoredRules } from '#store/intake-rules.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import type { PoolPeek } from '#store/pool-api.ts'
-import type { AnchorReport, Head, SealReport, SealWatch, Standing } from '#store/sequencer-api.ts'
+import type {
+  AnchorReport,
+  Head,
+  IndexMended,
+  SealReport,
+  SealWatch,
+  Standing,
+} from '#store/sequencer-api.ts'
+import { causedBy, trail } from '#store/trail.ts'
 import { claimAgain, mirroredParts, type AdoptedBatch, checkMirrored } from './adopted-batch.ts'
 import {
   ENTRY_BYTES,
@@ -53,6 +64,7 @@ import {
   type LogEdge,
   type WrittenBatch,
 } from './batch-writer.ts'
+import { resumeSpends } from './resumed-spends.ts'
 
 /** Level under which the raw entries of the unfinished tile are stored. */
 const ENTRIES = -1
@@ -83,6 +95,10 @@ CREATE TABLE IF NOT EXISTS cosigned (size INTEGER NOT NULL, line TEXT NOT NULL, 
 CREATE TABLE IF NOT EXISTS seals (minute INTEGER PRIMARY KEY, sealed INTEGER NOT NULL, failed INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS anchored (chain TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;`
 
+const FORGET_NAMES = `DELETE FROM names WHERE id IN (SELECT value FROM json_each(?1))
+AND NOT EXISTS (SELECT 1 FROM events INDEXED BY events_source WHERE source_id = names.id)
+AND NOT EXISTS (SELECT 1 FROM events INDEXED BY events_type WHERE type_id = names.id)`
+
 /** Everything read from storage; dropped as a whole after any failure. */
 interface State {
   readonly node: NodeContext
@@ -102,6 +118,8 @@ export class Sequencer extends DurableObject<Env> {
   #waiters = new Set<Waiter>()
   #eagerAt: number | null = null
   #askedAt = 0
+  /** The request whose events or command the next seal goes back to, for the audit. */
+  #cause: string | undefined
   #alarmAt: number | null = null
   #backedUpAt = 0
   /** True once the Federation let this process seal. */
@@ -109,6 +127,8 @@ export class Sequencer extends DurableObject<Env> {
   /** What it said when it last did not; empty if it lets this process seal. */
   #waitsFor = ''
   #backup: ReturnType<typeof setTimeout> | null = null
+  /** Until when nothing is sealed, because a backup is taken; in memory only, so that it cannot outlive the process. */
+  #pausedUntil = 0
   /** What each shard held when last asked. */
   #peeks = new Map<number, PoolPeek>()
   readonly #names: NameCache = new Map()
@@ -160,8 +180,45 @@ export class Sequencer extends DurableObject<Env> {
     this.#backUpCheckpoint()
   }
 
+  /**
+   * The rules of intake; their text is left out where `seen` is their hash. Answered without the log's state: a log
+   * that cannot be read must not be one that anybody may post to.
+   */
+  async intake(seen: string | null): Promise<StoredRules> {
+    const hash = this.#kept('intake_hash')
+    return { sha256: hash, text: hash === null || hash === seen ? null : this.#kept('intake') }
+  }
+
+  /**
+   * Keeps rules of intake, which the caller has parsed; null forgets them. With `over` only if that is the hash of those
+   * before (null: none were). False if it is not.
+   */
+  async applyIntake(
+    rules: { readonly sha256: string; readonly text: string } | null,
+    over?: string | null,
+  ): Promise<boolean> {
+    const sql = this.ctx.storage.sql
+    return this.ctx.storage.transactionSync(() => {
+      if (over !== undefined && this.#kept('intake_hash') !== over) return false
+      sql.exec("DELETE FROM config WHERE k IN ('intake', 'intake_hash')")
+      if (rules !== null) {
+        const { sha256: hash, text } = rules
+        sql.exec("INSERT INTO config (k, v) VALUES ('intake_hash', ?), ('intake', ?)", hash, text)
+      }
+      return true
+    })
+  }
+
+  #kept(key: 'intake' | 'intake_hash'): string | null {
+    const row = this.ctx.storage.sql
+      .exec<{ v: string }>('SELECT v FROM config WHERE k = ?', key)
+      .toArray()[0]
+    return row?.v ?? null
+  }
+
   /** Seals nothing any more: this log's key has signed two histories. Survives restarts. */
   async halt(why: string): Promise<void> {
+    if (this.#haltedFor() === null) trail(this.env, { kind: 'halt', why: why.slice(0, 1000) })
     this.ctx.storage.sql.exec(
       "INSERT INTO config (k, v) VALUES ('halted', ?) ON CONFLICT DO NOTHING",
       why,
@@ -216,9 +273,10 @@ export class Sequencer extends DurableObject<Env> {
     return ok
   }
 
-  /** A shard says that events wait: seal now, or be woken when it is due. */
-  async wake(shards: readonly number[]): Promise<void> {
+  /** A shard says that events wait, after `requestId` among others: seal now, or be woken when it is due. */
+  async wake(shards: readonly number[], requestId?: string): Promise<void> {
     const state = await this.#load()
+    this.#cause ??= requestId
     for (const shard of shards) await this.#peek(state, shard)
     await this.#schedule(state)
   }
@@ -261,10 +319,11 @@ export class Sequencer extends DurableObject<Env> {
   }
 
   /**
-   * Seals every batch that is due, resuming one that was begun. `force` seals whatever waits.
-   * Throws what failed; the same assignment is retried by the next call.
+   * Seals every batch that is due, resuming one that was begun. `force` seals whatever waits; `requestId` is whose
+   * doing it is. Throws what failed; the same assignment is retried by the next call.
    */
-  async seal(force = false): Promise<SealReport> {
+  async seal(force = false, requestId?: string): Promise<SealReport> {
+    this.#cause = requestId ?? this.#cause
     if (this.#sealing !== null) {
       await this.#sealing
       // What came in during that run is due by its own rules.
@@ -276,6 +335,12 @@ export class Sequencer extends DurableObject<Env> {
   }
 
   async #sealAll(force: boolean): Promise<SealReport> {
+    if (this.#isPaused()) {
+      if (force) throw paused()
+      await this.#setAlarm(Date.now() + RETRY_AFTER_MS)
+      const { height } = (await this.#load()).head
+      return { batches: 0, events: 0, height, sealMs: 0, indexMs: 0 }
+    }
     let batches = 0
     let events = 0
     let sealMs = 0
@@ -452,6 +517,7 @@ export class Sequencer extends DurableObject<Env> {
   }
 
   async #adoptOne(batch: AdoptedBatch): Promise<SealReport> {
+    if (this.#isPaused()) throw paused()
     const startedAt = Date.now()
     try {
       const state = await this.#load()
@@ -507,6 +573,17 @@ export class Sequencer extends DurableObject<Env> {
       this.#peeks.clear()
       throw error
     }
+  }
+
+  /**
+   * Forgets names that no event has any more: sources and types of erased ones. Here, because whoever interns names must
+   * not do so meanwhile, nor from memory afterwards. Repeats are harmless.
+   */
+  async forgetNames(ids: readonly number[]): Promise<void> {
+    await this.#betweenSeals(async () => {
+      this.#names.clear()
+      await this.env.DB.prepare(FORGET_NAMES).bind(JSON.stringify(ids)).run()
+    })
   }
 
   /** The first sequence number of a shard at or after `from` that no adopted batch holds. */
@@ -640,6 +717,11 @@ export class Sequencer extends DurableObject<Env> {
       cursors,
     }
     state.edge = written.edge
+    const { height, firstIndex, count, treeSize, root } = record
+    const batch = { height, firstIndex, count, treeSize, root }
+    const by = causedBy(this.#cause)
+    this.#cause = undefined
+    trail(this.env, { kind: 'seal', ...batch, ranges: ranges.map((r) => [...r]), ...by })
     this.#backUpCheckpoint()
   }
 
@@ -648,12 +730,7 @@ export class Sequencer extends DurableObject<Env> {
     if (state.head.indexedHeight === state.head.height) return 0
     const startedAt = Date.now()
     const height = state.head.height
-    const batch = await this.env.DB.prepare(
-      'SELECT first_index AS firstIndex, parts FROM batches WHERE height = ?',
-    )
-      .bind(height)
-      .first<{ firstIndex: number; parts: number }>()
-    if (batch === null) throw new VaultMeshError('bad-state', `D1 lacks batch ${height}.`)
+    const batch = (await this.#recorded(height)) ?? (await this.#recordAgain(state))
     let firstIndex = batch.firstIndex
     for (let part = 0; part < batch.parts; part++) {
       firstIndex += await indexPart(this.env, { height, part, firstIndex }, this.#names)
@@ -686,6 +763,110 @@ export class Sequencer extends DurableObject<Env> {
       if (this.#isIndexed(state, waiter.shard, waiter.seq)) waiter.resolve(true)
     }
     return Date.now() - startedAt
+  }
+
+  #recorded(height: number): Promise<{ firstIndex: number; parts: number } | null> {
+    return this.env.DB.prepare(
+      'SELECT first_index AS firstIndex, parts FROM batches WHERE height = ?',
+    )
+      .bind(height)
+      .first<{ firstIndex: number; parts: number }>()
+  }
+
+  /** D1 lost the row of the newest batch: it is in R2 as well, and must be of the head. */
+  async #recordAgain({ head }: State): Promise<BatchRecord> {
+    const record = await readBatchRecord(this.env.BUCKET, head.height)
+    if (record.root !== head.root || record.treeSize !== head.size)
+      throw new VaultMeshError('bad-state', `D1 lacks batch ${head.height}, and R2 has another.`)
+    await insertBatch(this.env.DB, record)
+    return record
+  }
+
+  /** Runs `work` between two seals. Who asks for a seal meanwhile waits for it. */
+  async #betweenSeals<T>(work: (state: State) => Promise<T>): Promise<T> {
+    while (this.#sealing !== null) await this.#sealing.catch(() => undefined)
+    const state = this.#load()
+    const running = state.then(work)
+    const nothing = async (): Promise<SealReport> => {
+      await running.catch(() => undefined)
+      return { batches: 0, events: 0, height: (await state).head.height, sealMs: 0, indexMs: 0 }
+    }
+    this.#sealing = nothing().finally(() => {
+      this.#sealing = null
+    })
+    // Who waits for it is told; here `running` itself says what went wrong.
+    this.#sealing.catch(() => undefined)
+    return running
+  }
+
+  /** fsck --rebuild: the rows of a part of a batch again; those of `leaves` are other than its bytes say, and go. */
+  async indexAgain(part: {
+    readonly height: number
+    readonly part: number
+    readonly firstIndex: number
+    readonly leaves: readonly number[]
+  }): Promise<void> {
+    await this.#betweenSeals(async () => {
+      const gone = 'DELETE FROM events WHERE leaf_index IN (SELECT value FROM json_each(?))'
+      await this.env.DB.prepare(gone).bind(JSON.stringify(part.leaves)).run()
+      await indexPart(this.env, part, this.#names)
+    })
+  }
+
+  /**
+   * fsck --rebuild ends: what lies beyond the log goes, and so do names that no event has; the anchor jobs of what the
+   * wallets have signed for come back, and the newest root is queued again when its interval is over. Nothing is paid
+   * for here: a job asks its wallet first. Repeats change nothing.
+   */
+  async mendIndex(): Promise<IndexMended> {
+    return this.#betweenSeals(async ({ node, head }) => {
+      this.#names.clear()
+      const { DB } = this.env
+      // A batch that is being sealed has a row already.
+      const above = this.#assigned() === null ? head.height : head.height + 1
+      const removed = await DB.batch<{ n: number }>(
+        [
+          ['DELETE FROM batches WHERE height > ? RETURNING 1 AS n', above],
+          ['DELETE FROM events WHERE leaf_index >= ? RETURNING 1 AS n', head.size],
+          ['DELETE FROM events WHERE leaf_index < ? RETURNING 1 AS n', 0],
+          [
+            `DELETE FROM names WHERE ?1 = 0 AND NOT EXISTS (SELECT 1 FROM events INDEXED BY events_source WHERE source_id = names.id)
+               AND NOT EXISTS (SELECT 1 FROM events INDEXED BY events_type WHERE type_id = names.id) RETURNING 1 AS n`,
+            // Names of a batch whose rows are not all there yet stay.
+            head.height - head.indexedHeight,
+          ],
+          [
+            'DELETE FROM receipt_checks WHERE receipt_id NOT IN (SELECT id FROM receipts) AND 0 = ? RETURNING 1 AS n',
+            0,
+          ],
+        ].map(([query, bound]) => DB.prepare(String(query)).bind(bound)),
+      )
+      const jobs = await resumeSpends(this.env, node.config, Date.now())
+      this.ctx.storage.sql.exec('UPDATE anchored SET size = 0')
+      await this.#setAlarm(Date.now() + 1000)
+      return { removed: removed.reduce((sum, { results }) => sum + results.length, 0), jobs }
+    })
+  }
+
+  /** Seals and indexes nothing for `ms`, or until `resume`: pools, log and index stay as they are. */
+  async pause(ms: number): Promise<Head> {
+    return this.#betweenSeals(async ({ head }) => {
+      this.#pausedUntil = Date.now() + ms
+      const { cursors: _, ...shown } = head
+      return shown
+    })
+  }
+
+  /** Ends a pause; false if it was over by itself, so that something may have been sealed meanwhile. */
+  async resume(): Promise<boolean> {
+    const wasPaused = this.#isPaused()
+    this.#pausedUntil = 0
+    await this.#setAlarm(Date.now())
+    return wasPaused
+  }
+
+  #isPaused(): boolean {
+    return Date.now() < this.#pausedUntil
   }
 
   #isIndexed(state: State, shard: number, seq: number): boolean {
@@ -731,7 +912,8 @@ export class Sequencer extends DurableObject<Env> {
       } else {
         if (nowAt - this.#askedAt >= ASK_EVERY_MS) {
           this.#askedAt = nowAt
-          await this.env.SEAL_QUEUE.send({ reason: 'due', height: state.head.height + 1 })
+          const height = state.head.height + 1
+          await this.env.SEAL_QUEUE.send({ reason: 'due', height, ...causedBy(this.#cause) })
         }
         const againMs = this.#waitsFor === '' ? RETRY_AFTER_MS : CLEARANCE_AGAIN_MS
         alarmAt = Math.min(alarmAt ?? Infinity, nowAt + againMs)
@@ -774,7 +956,7 @@ export class Sequencer extends DurableObject<Env> {
    * Anchors the newest root on a chain now, whatever its interval. Returns the ids of its jobs and what they
    * anchor; jobs that exist stay as they are. Throws `bad-config` for a chain that is no rail here.
    */
-  async anchor(chain: Chain): Promise<AnchorReport> {
+  async anchor(chain: Chain, requestId?: string): Promise<AnchorReport> {
     const { config } = (await this.#load()).node
     if (!config.rails.includes(chain)) {
       throw new VaultMeshError('bad-config', `RAILS: ${chain} is no rail of this node.`)
@@ -786,7 +968,7 @@ export class Sequencer extends DurableObject<Env> {
       throw new VaultMeshError('not-sealed', 'The log is empty: there is no root yet.')
     const nowAt = Date.now()
     this.#anchored(chain, 0, nowAt)
-    const ids = await enqueueAnchors(this.env, config, { root, size }, { chain, nowAt })
+    const ids = await enqueueAnchors(this.env, config, { root, size }, { chain, nowAt, requestId })
     this.#anchored(chain, size, nowAt)
     return { root: `0x${root}`, treeSize: size, jobs: ids }
   }
@@ -990,6 +1172,11 @@ export class Sequencer extends DurableObject<Env> {
       )
     }, delay)
   }
+}
+
+function paused(): VaultMeshError {
+  const detail = 'A backup is being taken; sealing goes on when it is done.'
+  return new VaultMeshError('overloaded', detail)
 }
 
 /** Each chain the settings anchor on, with its interval. */

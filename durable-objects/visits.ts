@@ -384,7 +384,8 @@ export class Visits {
     if (this.#recomputing.has(name)) return true
     this.#recomputing.add(name)
     const { did: from } = peer
-    const step = { batch, client, parts: PARTS_PER_BATCH, from, isOperator }
+    const { erasures } = this.#state
+    const step = { batch, client, parts: PARTS_PER_BATCH, from, isOperator, erasures }
     let result: Recomputed
     try {
       result = await recompute(this.#state.env, this.#state.ledger, step)

@@ -4,13 +4,14 @@
  * Stored (SQLite), never deleted:
  *   spends    one row for each root and generation: state, and what every variant of it spends
  *   variants  every transaction that was ever signed, whole, before anybody sees it
+ *   restores  backups that this wallet was put back from and an operator has released it after
  *
  * Invariants (store/wallet-api.ts has the law): at most one spend is open; variants of a spend share its inputs or
  * nonce, so a chain can hold one of them; a new spend never touches what an earlier one spent; a root
  * gets a second generation only after the first is `dead`, which its rail says when the operator lets it and a
  * foreign transaction has spent the same at final depth, or what it spends is nowhere. So nobody pays twice for one root.
  *
- * RPCs: find, sign, replace, settle. Gate: signing awaits no I/O, and the transaction that stores checks
+ * RPCs: find, history, sign, replace, settle. Gate: signing awaits no I/O, and the transaction that stores checks
  * the invariants again; an answer leaves only after it is on disk (output gate).
  */
 
@@ -19,6 +20,7 @@ import { fromHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { nodeOf } from '#store/node.ts'
 import type {
+  NumberedSpend,
   Price,
   SignAnswer,
   SignRequest,
@@ -33,6 +35,7 @@ CREATE TABLE IF NOT EXISTS spends (id INTEGER PRIMARY KEY, root TEXT NOT NULL, s
   winner TEXT, opened_at INTEGER NOT NULL, settled_at INTEGER);
 CREATE INDEX IF NOT EXISTS spends_root ON spends (root);
 CREATE UNIQUE INDEX IF NOT EXISTS spends_open ON spends (state) WHERE state = 'open';
+CREATE TABLE IF NOT EXISTS restores (id TEXT PRIMARY KEY, released_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spent (what TEXT PRIMARY KEY, spend INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS variants (spend INTEGER NOT NULL, n INTEGER NOT NULL, tx_hash TEXT NOT NULL, raw TEXT NOT NULL,
   price TEXT NOT NULL, fee TEXT NOT NULL, signed_at INTEGER NOT NULL, PRIMARY KEY (spend, n)) WITHOUT ROWID;`
@@ -61,12 +64,20 @@ export class Wallet extends DurableObject<Env> implements WalletApi {
     return row === null || row.state === 'dead' ? null : this.#spendOf(row)
   }
 
+  async history(after: number, limit: number): Promise<readonly NumberedSpend[]> {
+    return this.#sql
+      .exec<SpendRow>('SELECT * FROM spends WHERE id > ? ORDER BY id LIMIT ?', after, limit)
+      .toArray()
+      .map((row) => ({ id: row.id, ...this.#spendOf(row) }))
+  }
+
   async sign(request: SignRequest): Promise<SignAnswer> {
     const signer = await this.#load()
     const known = this.#newest(request.root)
     if (known !== null && known.state !== 'dead') return { spend: this.#spendOf(known) }
     const open = this.#open()
     if (open !== null) return { busy: open.root }
+    if (this.#isRestored(request.isRestoreReleased === true)) return { held: 'restored' }
     const prepared = signer.prepare(request, (what) => this.#isSpent(what), this.#nextNonce())
     if ('held' in prepared) return prepared
     const signed = await signer.sign(fromHex(request.root), prepared.inputs, request.price)
@@ -147,6 +158,20 @@ export class Wallet extends DurableObject<Env> implements WalletApi {
         throw error
       })
     return this.#signer
+  }
+
+  /** True while this wallet may have forgotten what it signed: until the operator who was told of it has looked. */
+  #isRestored(isReleased: boolean): boolean {
+    const restored = this.env.RESTORED ?? ''
+    if (restored === '') return false
+    if (isReleased) {
+      this.#sql.exec(
+        'INSERT INTO restores (id, released_at) VALUES (?, ?) ON CONFLICT DO NOTHING',
+        restored,
+        Date.now(),
+      )
+    }
+    return this.#sql.exec('SELECT 1 FROM restores WHERE id = ?', restored).toArray().length === 0
   }
 
   #newest(root: string): SpendRow | null {

@@ -4,7 +4,8 @@
  */
 
 import { sweepAnchors } from '#store/anchors.ts'
-import { flushCounts, type Background } from '#store/metrics.ts'
+import { carryOut } from '#store/erasures.ts'
+import { flushCounts } from '#store/metrics.ts'
 import { forgetSessions } from '#store/sessions.ts'
 import { wakePools } from '#store/wake.ts'
 import { succeed } from './http/succession.ts'
@@ -18,7 +19,7 @@ import { wakeWebhooks } from '../queues/webhooks.ts'
 export interface Job {
   readonly cron: string
   readonly name: string
-  run(env: Env, nowAt: number, ctx: Background | undefined): Promise<void>
+  run(env: Env, nowAt: number): Promise<void>
 }
 
 /** The jobs of a node. */
@@ -50,12 +51,17 @@ export const jobs: readonly Job[] = [
       await sweepAnchors(env, nowAt)
     },
   },
+  {
+    cron: '* * * * *',
+    name: 'carry out erasures',
+    async run(env, nowAt) {
+      await carryOut(env, nowAt)
+    },
+  },
   { cron: '* * * * *', name: 'watch anchors', run: watchAge },
   { cron: '* * * * *', name: 'watch', run: watch },
   // After the watchers: what they opened and cleared is told now.
   { cron: '* * * * *', name: 'wake alerts', run: wakeAlerts },
-  // What an isolate counted and could not store then, if it is this one.
-  { cron: '* * * * *', name: 'store counts', run: flushCounts },
   {
     cron: '* * * * *',
     name: 'move what older logs left',
@@ -77,11 +83,13 @@ export const jobs: readonly Job[] = [
   {
     cron: '* * * * *',
     name: 'recheck receipts',
-    async run(env, nowAt, ctx) {
-      await recheckReceipts(env, nowAt, ctx)
+    async run(env, nowAt) {
+      await recheckReceipts(env, nowAt)
     },
   },
   { cron: '* * * * *', name: 'watch wallets', run: watchChains },
+  // What these jobs counted, and what this isolate could not store before: no job keeps the tick waiting for it.
+  { cron: '* * * * *', name: 'store counts', run: flushCounts },
 ]
 
 /**
@@ -92,13 +100,12 @@ export async function runCron(
   cron: string,
   env: Env,
   nowAt: number,
-  ctx: Background | undefined,
   of: readonly Job[] = jobs,
 ): Promise<void> {
   const failures: string[] = []
   for (const job of of.filter((j) => j.cron === cron)) {
     try {
-      await job.run(env, nowAt, ctx)
+      await job.run(env, nowAt)
     } catch (error) {
       failures.push(job.name)
       console.error(

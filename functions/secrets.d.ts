@@ -24,8 +24,12 @@ interface Env {
   ALERT_WEBHOOK_URL?: string
   /** Self-hosted: 1 where a file says who the peers are; until it was applied, none are heard. */
   FEDERATION_FILE?: string
+  /** Self-hosted: 1 where a file has the rules of intake; until it was applied, nobody may post. */
+  INTAKE_FILE?: string
   /** Self-hosted: a way out that refuses to connect to addresses that are not public. */
   EGRESS?: Fetcher
+  /** Self-hosted: names the backup that this home was put back from; its wallets wait for the operator. */
+  RESTORED?: string
   /** The instance that keeps the log before this one; bound where LOG_NUMBER is above 1. */
   PREVIOUS?: Fetcher
 }

@@ -23,5 +23,5 @@ export { Wallet } from '../durable-objects/wallet.ts'
 export default {
   fetch: fetchHandler,
   queue: onQueue,
-  scheduled: (controller, env, ctx) => runCron(controller.cron, env, controller.scheduledTime, ctx),
+  scheduled: (controller, env) => runCron(controller.cron, env, controller.scheduledTime),
 } satisfies ExportedHandler<Env>

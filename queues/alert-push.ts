@@ -53,7 +53,7 @@ export async function wakeAlerts(env: Env): Promise<void> {
 }
 
 /** Handles wake-ups: however many, one look. */
-export async function onAlerts(env: Env, ctx: Background): Promise<void> {
+export async function onAlerts(env: Env, ctx?: Background): Promise<void> {
   const node = await nodeOf(env)
   const startedAt = Date.now()
   const done = await Promise.allSettled(
@@ -72,7 +72,11 @@ export async function onAlerts(env: Env, ctx: Background): Promise<void> {
 
 /** Tells one target all that is due; returns when to try again what failed, or null. */
 async function serve(
-  { env, ctx, node }: { readonly env: Env; readonly ctx: Background; readonly node: NodeContext },
+  {
+    env,
+    ctx,
+    node,
+  }: { readonly env: Env; readonly ctx: Background | undefined; readonly node: NodeContext },
   channel: Channel,
   startedAt: number,
 ): Promise<number | null> {

@@ -15,10 +15,11 @@ import { fromHex } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import type { Labels } from '#core/metrics.ts'
 import { clearAlert, closeDeadLetters, openAlert } from '#store/alerts.ts'
-import { keepReceipt, revokedKey } from '#store/anchor-receipts.ts'
+import { keepPromise, keepReceipt, revokedKey } from '#store/anchor-receipts.ts'
 import {
   anchorQueue,
   configuredRails,
+  LEASE_MS,
   leaseAnchor,
   noteAttempt,
   oldestWaiting,
@@ -31,14 +32,13 @@ import {
 import { count, observe, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import { batchLink, waitingHeights } from '#store/suffering.ts'
+import { causedBy, trail } from '#store/trail.ts'
 import { wakeAlerts } from './alert-push.ts'
 import type { Rail, RailContext, RailStep, Work } from './anchors/rail.ts'
 import { railOf } from './anchors/rails.ts'
 import { RememberedRoute } from './anchors/route.ts'
 import { wakeWebhooks } from './webhooks.ts'
 
-/** A step's calls time out after 10 s each; a lease is renewed with each state and outlives the longest step. */
-const LEASE_MS = 120_000
 /** Steps of one message: prepare, submit, check, and a replacement of each. */
 const MAX_STEPS = 8
 /** A held job looks again by itself: money may have come, or a variant may have confirmed. */
@@ -50,13 +50,13 @@ const MAX_QUEUE_DELAY_S = 86_400
 export async function onAnchor(
   batch: MessageBatch<AnchorMessage>,
   env: Env,
-  ctx: Background,
+  ctx?: Background,
 ): Promise<void> {
   // Side by side: a provider that hangs must not keep the other rails waiting.
   await Promise.all(
     batch.messages.map(async (message) => {
       try {
-        await advance(env, ctx, message.body.id)
+        await advance(env, ctx, message.body)
         message.ack()
       } catch (error) {
         // D1 did not answer: the row is as it was. Come back when its lease is over.
@@ -67,7 +67,11 @@ export async function onAnchor(
   )
 }
 
-async function advance(env: Env, ctx: Background, id: number): Promise<void> {
+async function advance(
+  env: Env,
+  ctx: Background | undefined,
+  { id, requestId }: AnchorMessage,
+): Promise<void> {
   const row = await leaseAnchor(env.DB, id, Date.now(), LEASE_MS)
   if (row === null) return
   const now = (): number => Date.now()
@@ -78,6 +82,8 @@ async function advance(env: Env, ctx: Background, id: number): Promise<void> {
     now,
     random: (n) => crypto.getRandomValues(new Uint8Array(n)),
     released: row.released === 1,
+    requestId,
+    releasedFrom: row.reason,
   })
   try {
     const rail = railOf(env, await nodeOf(env), row)
@@ -93,24 +99,30 @@ async function advance(env: Env, ctx: Background, id: number): Promise<void> {
 /** One attempt at one row, under its lease. */
 class Attempt {
   readonly #env: Env
-  readonly #ctx: Background
+  readonly #ctx: Background | undefined
   readonly #row: AnchorRow
   readonly #context: RailContext & { readonly route: RememberedRoute }
   #state: AnchorState
   #work: Work | null
   /** True once this attempt got something signed. */
   #hasSigned = false
+  /** The request that asked for this attempt, for the audit. */
+  readonly #requestId: string | undefined
 
   constructor(
     env: Env,
-    ctx: Background,
+    ctx: Background | undefined,
     row: AnchorRow,
-    context: RailContext & { readonly route: RememberedRoute },
+    context: RailContext & {
+      readonly route: RememberedRoute
+      readonly requestId?: string | undefined
+    },
   ) {
     this.#env = env
     this.#ctx = ctx
     this.#row = row
     this.#context = context
+    this.#requestId = context.requestId
     this.#state = row.state as AnchorState
     this.#work = row.work === null ? null : (JSON.parse(row.work) as Work)
   }
@@ -166,6 +178,7 @@ class Attempt {
         return false
       case 'waiting':
       case 'included':
+        await this.#keepPromised(step.work)
         this.#move(step.state === 'waiting' ? 'broadcast' : 'included')
         this.#work = step.work
         return this.#again(
@@ -180,6 +193,12 @@ class Attempt {
         // Whoever holds the lease now goes on; a second hand must not touch the network.
         return this.#save({ reason: null, inclusion: null })
     }
+  }
+
+  /** A calendar's new promise goes to R2 before the row that leads to it. */
+  async #keepPromised(work: Work): Promise<void> {
+    const isNew = work['promisedAt'] !== (this.#work?.['promisedAt'] ?? null)
+    if (this.#row.method === 'calendar' && isNew) await keepPromise(this.#env, this.#row, work)
   }
 
   /** The wallet has `root` under way: this job begins behind it, and that one must not be forgotten. */
@@ -368,6 +387,10 @@ class Attempt {
     rest: { failures: number; delayMs: number; nextAt: number; reason: string | null },
   ): Promise<void> {
     this.#count(outcome)
+    const { id: job, attempts: attempt, chain, network, method, treeSize } = this.#row
+    const about = { job, attempt, chain, network, method, treeSize }
+    const { failures } = rest
+    trail(this.#env, { kind: 'attempt', ...about, outcome, failures, ...causedBy(this.#requestId) })
     const { chosen } = this.#context.route
     return noteAttempt(this.#env.DB, {
       anchorId: this.#row.id,
@@ -461,6 +484,8 @@ const HELD: Readonly<Record<string, string>> = {
   fee_cap: 'The fee cap is reached: raise it, or wait for cheaper blocks',
   unknown_spend:
     'What this anchor spends was spent by somebody else, or is nowhere on the chain: the key is shared, stolen or was used before, or a provider lied. Hold it against a block explorer; move the funds if it was not you; then release the job',
+  restored:
+    'The wallet was put back from a backup and does not know what it paid since: look at its address in a block explorer. Release the job once none of its payments since the backup carries this root and all of them are final; if one does, leave the job, the next root takes its place',
   nonce_gap:
     'A transaction waits above the next nonce of the chain: use the nonces below it, or set another key',
 }

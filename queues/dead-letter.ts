@@ -7,6 +7,7 @@ import { clearAlert, closeDeadLetters, keepDeadLetters, openAlert } from '#store
 import { anchorRow, type AnchorMessage } from '#store/anchors.ts'
 import { count, type Background } from '#store/metrics.ts'
 import { batchLink, heightOfTree, newestHeight } from '#store/suffering.ts'
+import { trail } from '#store/trail.ts'
 import { wakeAlerts } from './alert-push.ts'
 
 /** The newest sealed batch, as what waits for its seal has none yet; or the batch whose anchor was given up. */
@@ -39,8 +40,17 @@ async function isAllSealed({ DB, SEQUENCER }: Env, nowAt: number): Promise<boole
   }
 }
 
+/** What a message asks for, without the request that it goes back to. */
+function workOf({ body }: Message): string {
+  return JSON.stringify(body, (key, value: unknown) => (key === 'requestId' ? undefined : value))
+}
+
 /** Keeps the messages and opens one alert for their queue. */
-export async function onDeadLetters(batch: MessageBatch, env: Env, ctx: Background): Promise<void> {
+export async function onDeadLetters(
+  batch: MessageBatch,
+  env: Env,
+  ctx?: Background,
+): Promise<void> {
   const nowAt = Date.now()
   const seal = isOfSeals(batch)
   // Under the name by which whoever seals or anchors the next time closes them.
@@ -48,13 +58,16 @@ export async function onDeadLetters(batch: MessageBatch, env: Env, ctx: Backgrou
   await keepDeadLetters(
     env.DB,
     batch.messages.map((m) => ({
-      // One row for each piece of work, however often it comes back.
-      id: `${batch.queue} ${JSON.stringify(m.body)}`,
+      // One row for each piece of work, however often it comes back and whoever asked.
+      id: `${batch.queue} ${workOf(m)}`,
       queue,
       body: JSON.stringify(m.body),
       receivedAt: nowAt,
     })),
   )
+  for (const m of batch.messages) {
+    trail(env, { kind: 'dead-letter', queue: batch.queue, work: JSON.stringify(m.body) })
+  }
   await openAlert(
     env.DB,
     {

@@ -13,7 +13,6 @@ import type { BitcoinConfig, Config, EvmConfig } from '#core/config.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { anchorsLeft, WALLET_LOW } from '#core/watch.ts'
 import { configuredRails } from '#store/anchors.ts'
-import type { Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import { batchLink, waitingHeights } from '#store/suffering.ts'
 import type { Coin } from '#store/wallet-api.ts'
@@ -37,19 +36,15 @@ const EVERY_MS = 3_600_000
 const AFTER_FAILURE_MS = 600_000
 
 /** What every watcher has to look at now: the cron's job. */
-export async function watch(env: Env, nowAt: number, ctx: Background | undefined): Promise<void> {
-  await runWatchers(env, [...watchers, formerWallets], nowAt, ctx)
+export async function watch(env: Env, nowAt: number): Promise<void> {
+  await runWatchers(env, [...watchers, formerWallets], nowAt)
 }
 
 /** The same for what asks chains: after all else, as a chain may hang. */
-export async function watchChains(
-  env: Env,
-  nowAt: number,
-  ctx: Background | undefined,
-): Promise<void> {
+export async function watchChains(env: Env, nowAt: number): Promise<void> {
   const { config } = await nodeOf(env)
   const wallets = walletsOf(config).map((wallet) => watcherOf(wallet))
-  if (wallets.length > 0) await runWatchers(env, wallets, nowAt, ctx)
+  if (wallets.length > 0) await runWatchers(env, wallets, nowAt)
 }
 
 /** A wallet that the settings have. */

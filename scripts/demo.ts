@@ -28,7 +28,8 @@ import { ROOT } from './build.ts'
 import { fail } from './fail.ts'
 import { exportReceipts, RECEIPTS_DIR } from './receipt-files.ts'
 import { SHOW_USAGE } from './usage.ts'
-import { startNode, untilStopped, type RunningNode } from './selfhost.ts'
+import { untilStopped } from './listen.ts'
+import { startNode, type RunningNode } from './selfhost.ts'
 
 const ALGS: readonly Alg[] = ['EdDSA', 'ES256', 'ES256K', 'EIP191']
 const EVENTS = 1000

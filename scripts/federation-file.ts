@@ -1,6 +1,7 @@
 /**
- * A node's config/federation.yaml, followed while the node runs: what is saved there is taken over without a
- * restart. A file that is refused stops a start; later it is said, and what was applied before stands.
+ * A configuration file that a node follows while it runs (config/federation.yaml, config/intake.yaml): what is saved
+ * there is taken over without a restart. A file that is refused stops a start; later it is said, and what was applied
+ * before stands.
  */
 
 import { readFileSync, unwatchFile, watchFile } from 'node:fs'
@@ -11,7 +12,7 @@ import { VaultMeshError } from '#core/errors.ts'
 const LOOK_EVERY_MS = 500
 
 /** The file of a node that runs, or is about to. */
-export interface FederationFile {
+export interface FollowedFile {
   /**
    * Applies it: before a node does anything, at each start of its runtime. Throws `bad-config` if it cannot be read or is
    * refused; in a process that had one applied before, that one is applied again instead.
@@ -21,34 +22,39 @@ export interface FederationFile {
   follow(): { stop(): void }
 }
 
-export function federationFile(
-  file: string,
-  hand: (yaml: string) => Promise<void>,
-): FederationFile {
+/** A config/federation.yaml; `hand` gives its text to the node and throws what the node refuses. */
+export function federationFile(file: string, hand: (yaml: string) => Promise<void>): FollowedFile {
   const path = resolve(file)
+  const read = () => ({ text: readConfig(path, "the federation's configuration"), paths: [path] })
+  return followedFile(file, read, hand)
+}
+
+/**
+ * A file, and others that it names: `read` resolves them to one text, and says which were read. Where it throws, the
+ * paths of the last time are watched on.
+ */
+export function followedFile(
+  file: string,
+  read: () => { readonly text: string; readonly paths: readonly string[] },
+  hand: (text: string) => Promise<void>,
+): FollowedFile {
+  let paths: readonly string[] = [resolve(file)]
   let seen: string | null = null
   let applied: string | null = null
-  const take = async (yaml: string): Promise<void> => {
-    seen = yaml
-    await hand(yaml)
-    applied = yaml
+  const readNow = (): string => {
+    const found = read()
+    paths = found.paths
+    return found.text
   }
-  const look = (): void => {
-    try {
-      const text = read(path)
-      if (text === seen) return
-      take(text).then(
-        () => console.error(`vaultmesh: ${file} was taken over`),
-        (error: unknown) => console.error(`vaultmesh: ${file} is refused: ${messageOf(error)}`),
-      )
-    } catch (error) {
-      console.error(`vaultmesh: ${messageOf(error)}`)
-    }
+  const take = async (text: string): Promise<void> => {
+    seen = text
+    await hand(text)
+    applied = text
   }
   return {
     async apply() {
       try {
-        await take(read(path))
+        await take(readNow())
       } catch (error) {
         if (applied === null) throw error
         console.error(`vaultmesh: ${file} is refused: ${messageOf(error)}`)
@@ -56,17 +62,44 @@ export function federationFile(
       }
     },
     follow() {
-      watchFile(path, { interval: LOOK_EVERY_MS, persistent: false }, look)
-      return { stop: () => unwatchFile(path, look) }
+      let watched: readonly string[] = []
+      const look = (): void => {
+        try {
+          const text = readNow()
+          watch()
+          if (text === seen) return
+          take(text).then(
+            () => console.error(`vaultmesh: ${file} was taken over`),
+            (error: unknown) => console.error(`vaultmesh: ${file} is refused: ${messageOf(error)}`),
+          )
+        } catch (error) {
+          console.error(`vaultmesh: ${file} is refused: ${messageOf(error)}`)
+        }
+      }
+      const watch = (): void => {
+        const now = paths
+        for (const path of watched) if (!now.includes(path)) unwatchFile(path, look)
+        for (const path of now)
+          if (!watched.includes(path))
+            watchFile(path, { interval: LOOK_EVERY_MS, persistent: false }, look)
+        watched = now
+      }
+      watch()
+      return {
+        stop() {
+          for (const path of watched) unwatchFile(path, look)
+        },
+      }
     },
   }
 }
 
-function read(path: string): string {
+/** The text of a file that somebody named; throws `bad-config` in words. */
+export function readConfig(path: string, what: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {
-    throw new VaultMeshError('bad-config', `Cannot read the federation's configuration ${path}.`)
+    throw new VaultMeshError('bad-config', `Cannot read ${what} ${path}.`)
   }
 }
 

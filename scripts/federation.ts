@@ -21,7 +21,8 @@ import { homeAt, type Home } from './home.ts'
 import { nodeSecret } from './keystore.ts'
 import { rotationVars } from './rotation-file.ts'
 import { readLogs } from './succession.ts'
-import { portOf, selfhost, selfhostOptions } from './selfhost.ts'
+import { portOf } from './listen.ts'
+import { selfhost, selfhostOptions } from './selfhost.ts'
 import { FEDERATION_USAGE } from './usage.ts'
 
 /** Where the configuration is looked for; the second is the plan's name for it. */

@@ -6,7 +6,9 @@
  *   <home>/rotation.json    statements that chain its identity keys (rotation-file.ts); public
  *   <home>/logs.json        logs of the node that forked and were ended (succession.ts)
  *   <home>/evidence/<n>.jws why log n was ended: the first leaf of the log after it; public
+ *   <home>/audit/           what happened here, line by line (audit-files.ts)
  *   <home>/trust.json       what a verifier pins of this node; public
+ *   <home>/follows.json     configuration files that the node follows, for commands that edit them
  *   <home>/admin.sock       /admin for whoever may open the socket (mode 0600)
  *   <home>/node.lock        who runs here: pid and start time, and those of its runtime process
  */
@@ -30,8 +32,10 @@ export interface Home {
   readonly rotation: string
   readonly logs: string
   readonly evidence: string
+  readonly audit: string
   /** A delegation that waits for its signature (cli/keys.ts). */
   readonly delegation: string
+  readonly follows: string
   readonly socket: string
   readonly lock: string
   readonly clientKey: string
@@ -48,7 +52,9 @@ export function homeAt(path?: string): Home {
     rotation: join(root, 'rotation.json'),
     logs: join(root, 'logs.json'),
     evidence: join(root, 'evidence'),
+    audit: join(root, 'audit'),
     delegation: join(root, 'delegation.json'),
+    follows: join(root, 'follows.json'),
     socket: join(root, 'admin.sock'),
     lock: join(root, 'node.lock'),
     clientKey: join(root, 'client.key.age'),
@@ -91,6 +97,30 @@ export function keepTrust(home: Home, said: Trust): Trust {
   writeFileSync(part, `${JSON.stringify(trust, null, 2)}\n`)
   renameSync(part, home.trust)
   return trust
+}
+
+/** Configuration files that a node follows, as absolute paths. */
+export interface Followed {
+  readonly federation?: string
+  readonly intake?: string
+}
+
+/** Notes which files the node of this start follows; they stay noted while it is stopped. */
+export function noteFollowed(home: Home, { federation, intake }: Followed): void {
+  const paths = {
+    ...(federation === undefined ? {} : { federation: resolve(federation) }),
+    ...(intake === undefined ? {} : { intake: resolve(intake) }),
+  }
+  writeFileSync(home.follows, `${JSON.stringify(paths)}\n`, { mode: 0o600 })
+}
+
+/** The files that the node here follows, or followed when it ran last. */
+export function followedBy(home: Home): Followed {
+  try {
+    return JSON.parse(readFileSync(home.follows, 'utf8')) as Followed
+  } catch {
+    return {} // never started, or cut off by a crash while it was written
+  }
 }
 
 /** A process so that another one with its number later is told apart. */
@@ -174,6 +204,12 @@ function takeOver(home: Home): void {
     const deadline = Date.now() + 5000
     while (isAlive(runtime) && Date.now() < deadline) Atomics.wait(PAUSE, 0, 0, 20)
   }
+}
+
+/** The process that runs on a home, or null. */
+export function runningIn(home: Home): number | null {
+  const found = readLock(home.lock)
+  return found !== null && isAlive(found) ? found.pid : null
 }
 
 const PAUSE = new Int32Array(new SharedArrayBuffer(4))

@@ -12,6 +12,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { Log, LogLevel, Miniflare } from 'miniflare'
 import { unstable_readConfig as readConfig, unstable_splitSqlQuery as splitSql } from 'wrangler'
+import { isAuditMessage } from '#core/audit-line.ts'
 import type { PreviousLog } from '#core/succession.ts'
 import { bundleWorker, ROOT } from './build.ts'
 
@@ -40,6 +41,8 @@ export interface HostOptions {
   readonly script?: string
   /** Takes the lines that the Worker logs; warnings and errors go to stderr without it. */
   readonly log?: (line: string) => void
+  /** Takes the lines of the audit trail (core/audit-line.ts); without it the Worker is told to say none. */
+  readonly audit?: (line: string) => void
 }
 
 /** What is read of wrangler.toml. */
@@ -106,8 +109,11 @@ export async function startHost(options: HostOptions): Promise<Host> {
     logRequests: false,
     cf: false,
     ...(options.inspectorPort === undefined ? {} : { inspectorPort: options.inspectorPort }),
-    handleStructuredLogs: (log: { level: string; message: string }) =>
-      options.log === undefined ? print(log, options.verbose === true) : options.log(log.message),
+    handleStructuredLogs(log: { level: string; message: string }) {
+      if (options.audit !== undefined && isAuditMessage(log.message)) options.audit(log.message)
+      else if (options.log === undefined) print(log, options.verbose === true)
+      else options.log(log.message)
+    },
     resourcePersistencePath: options.stateDir,
     // The current log first: Miniflare's own entry leads to it.
     workers: previous
@@ -165,6 +171,7 @@ function workerOf(
   const vars = {
     ...config.vars,
     ...SELF_HOST_DEFAULTS,
+    ...(options.audit === undefined ? { AUDIT_LINES: '0' } : {}),
     ...options.vars,
     LOG_NUMBER: number,
     PREVIOUS_LOGS: number === 1 ? '' : JSON.stringify(previous.slice(0, number - 1)),

@@ -2,7 +2,7 @@
  * A self-hosted node: one process, one home folder, the Worker in Miniflare on persisted state.
  *
  *   node scripts/selfhost.ts [--home .vaultmesh] [--port 7077] [--host 127.0.0.1]
- *                            [--tsa URL --tsa-roots FILE] [--secrets DIR]
+ *                            [--tsa URL --tsa-roots FILE] [--secrets DIR] [--worker FILE]
  *
  * Settings are those of wrangler.toml, each overridden by an environment variable of its name; two differ by
  * default (SELF_HOST_DEFAULTS: one shard, no address header). Secrets come decrypted from the keystore and
@@ -12,7 +12,6 @@
 
 import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { unstable_readConfig as readConfig } from 'wrangler'
@@ -20,17 +19,25 @@ import { toBase64Url } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import type { Trust } from '../functions/sdk.ts'
 import { serveAdmin } from './admin-socket.ts'
+import { openAudit } from './audit-files.ts'
+import { auditCommands, keepAudit } from './audit-ledger.ts'
+import { restoredFrom, restoredWarning } from './backup.ts'
 import { bundleWorker, ROOT } from './build.ts'
 import { fail } from './fail.ts'
 import { federationFile } from './federation-file.ts'
-import { homeAt, lockHome, pinnedRoots, type Home } from './home.ts'
-import { startHost, type Host, type HostOptions } from './host.ts'
+import { homeAt, lockHome, noteFollowed, pinnedRoots, type Home } from './home.ts'
+import { INTAKE_FILE, intakeFile } from './intake-file.ts'
+import { SELF_HOST_DEFAULTS, startHost, type Host, type HostOptions } from './host.ts'
 import { NODE_SECRET_FILE, nodeSecret } from './keystore.ts'
+import { checkPort, portOf, untilStopped } from './listen.ts'
+import { answersHealth, notifier } from './notify.ts'
 import { keepReceipts, RECEIPTS_DIR } from './receipt-files.ts'
 import { rotationVars } from './rotation-file.ts'
 import { runLogs } from './running-logs.ts'
 import { loadSecrets, SECRETS_DIR } from './sops.ts'
-import type { Operated } from './succession.ts'
+import { readLogs, type Operated } from './succession.ts'
+import { vacuumErased } from './vacuum.ts'
+import manifest from '../package.json' with { type: 'json' }
 
 /** The port of a node. */
 export const DEFAULT_PORT = 7077
@@ -40,6 +47,9 @@ export interface TsaPins {
   readonly urls: string
   readonly rootsPem: string
 }
+
+/** What the runtime said last comes out of its pipe within this time after its end. */
+const LAST_LINES_MS = 50
 
 /** How to run a node. */
 export interface NodeOptions extends Pick<
@@ -54,6 +64,8 @@ export interface NodeOptions extends Pick<
   readonly secrets?: string
   /** A config/federation.yaml to join a federation with; followed while the node runs. */
   readonly federation?: string
+  /** A config/intake.yaml with the rules of intake; followed while the node runs. */
+  readonly intake?: string
   /** A folder to keep current with verified anchor receipts; none without it. */
   readonly receipts?: string
   /**
@@ -86,8 +98,17 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   try {
     const lock = lockHome(home)
     undo.push(() => lock.release())
+    // Whoever had the home before is dead, its runtime too.
+    const since = Date.now()
+    const audit = openAudit(home.audit, { version: manifest.version })
+    undo.push(async () => {
+      await new Promise((passed) => setTimeout(passed, LAST_LINES_MS))
+      audit.stop()
+    })
     const isFirstStart = readdirSync(home.state).length === 0
+    const vacuumed = vacuumErased(home.path, home.state)
     const rootsBefore = pinnedRoots(home)
+    const restored = restoredFrom(home)
     const secret = await nodeSecret(home.path)
     const anchorKeys = options.secrets === undefined ? {} : await loadSecrets(options.secrets)
     const address = options.host ?? '127.0.0.1'
@@ -97,11 +118,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const vars = withRails({
       PUBLIC_URL: publicUrl,
       ...(options.federation === undefined ? {} : { FEDERATION_FILE: '1' }),
+      ...(options.intake === undefined ? {} : { INTAKE_FILE: '1' }),
       ...settings(process.env),
       ...rotationVars(home, process.env),
       ...tsaSettings(options.tsa),
       ...anchorKeys,
       ...own,
+      ...(restored === null ? {} : { RESTORED: restored.id }),
     })
     const token = toBase64Url(randomBytes(32))
     const url = publicUrl
@@ -109,7 +132,11 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const federation =
       options.federation === undefined
         ? null
-        : federationFile(options.federation, (yaml) => join(url, token, yaml))
+        : federationFile(options.federation, (yaml) => hand({ url, token }, 'federation', yaml))
+    const intake =
+      options.intake === undefined
+        ? null
+        : intakeFile(options.intake, (text) => hand({ url, token }, 'intake?via=file', text))
     const running = await runLogs({
       home,
       node: { url, token },
@@ -121,31 +148,45 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           host: address,
           stateDir: home.state,
           vars: { ...vars, NODE_SECRET: secret, ADMIN_TOKEN: token },
+          audit: (line) => audit.take(line),
         }),
       admit: async (log) => {
-        await admit({ url, token }, home, log)
+        await admit({ url, token }, home, { log, since })
         // Before the current log does anything: whom it hears is what the file says, not what was stored.
         if (log === '') await federation?.apply()
+        if (log === '') await intake?.apply()
       },
       onStarted: () => lock.noteRuntime(),
     })
     undo.push(() => running.stop())
-    const followed = federation?.follow()
-    if (followed !== undefined) undo.push(() => followed.stop())
-    const admin = await serveAdmin(home.socket, url, token)
+    for (const followed of [federation?.follow(), intake?.follow()])
+      if (followed !== undefined) undo.push(() => followed.stop())
+    noteFollowed(home, options)
+    const logs = (): number => readLogs(home).length + 1
+    const local = auditCommands(audit)
+    const admin = await serveAdmin(home.socket, { url, token, audit, logs, local })
     undo.push(() => admin.close())
+    const kept = keepAudit(audit, { url, token, logs })
+    undo.push(() => kept.stop())
     if (options.receipts !== undefined) {
       const copies = keepReceipts(url, options.receipts)
       undo.push(() => copies.stop())
     }
     const said = running.said()
     const warnings: string[] = []
+    if (vacuumed > 0) {
+      warnings.push(`Events were erased: ${vacuumed} databases were written anew without them.`)
+    }
     if (isFirstStart && /\.example(?:\/|$)/.test(said.origin))
       warnings.push(originWarning(said.origin))
     if (rootsBefore.length > 0 && said.tsaRoots.length === 0 && vars['RAILS'] === undefined) {
       warnings.push(TSA_WARNING)
     }
+    if (restored !== null) warnings.push(restoredWarning(restored))
+    const index = await indexWarning(url)
+    if (index !== null) warnings.push(index)
     if (!isLoopback(address)) warnings.push(openWarning(address, options.port))
+    if ((process.env['REDIS_URL'] ?? '') !== '') warnings.push(REDIS_WARNING)
     return {
       url,
       home,
@@ -164,8 +205,20 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   }
 }
 
+/** What /readyz says of an index that was lost; it is no reason not to run, for events are taken and sealed. */
+async function indexWarning(url: string): Promise<string | null> {
+  const body = (await (await fetch(`${url}/readyz`)).json().catch(() => ({}))) as {
+    readonly checks?: { readonly index?: string }
+  }
+  const index = body.checks?.index ?? 'ok'
+  return index === 'ok' ? null : index
+}
+
 const TSA_WARNING =
   'This log was timestamped before and is not now: give --tsa and --tsa-roots, or set RAILS= on purpose.'
+
+const REDIS_WARNING =
+  'REDIS_URL is not used: queues and Durable Objects of this process do what the plan’s Redis did.'
 
 function originWarning(origin: string): string {
   return `The log is named ${origin} for ever; for a log of your own start a new home with ORIGIN=log.you.org/log NODE_ID=log-you NETWORK=production.`
@@ -180,24 +233,29 @@ function isLoopback(address: string): boolean {
 }
 
 /** The log itself says whether these settings fit it: another ORIGIN or INTAKE_SHARDS do not. */
-async function admit({ url, token }: Operated, home: Home, log: string): Promise<void> {
+async function admit(
+  { url, token }: Operated,
+  home: Home,
+  { log, since }: { readonly log: string; readonly since: number },
+): Promise<void> {
   const headers = { authorization: `Bearer ${token}` }
-  const response = await fetch(`${url}/admin/start${log}`, { method: 'POST', headers })
+  const query = `${log === '' ? '?' : `${log}&`}since=${since}`
+  const response = await fetch(`${url}/admin/start${query}`, { method: 'POST', headers })
   if (response.ok) return
   const problem = (await response.json().catch(() => ({}))) as { detail?: string }
   const detail = problem.detail ?? `The node refuses to start (${response.status}).`
   throw new VaultMeshError('bad-config', `${detail}${remedyOf(detail, home)}`)
 }
 
-/** Hands a federation's configuration to the node; throws its refusal. */
-async function join(url: string, token: string, yaml: string): Promise<void> {
-  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/yaml' }
-  const response = await fetch(`${url}/admin/federation`, { method: 'POST', headers, body: yaml })
+/** Hands a followed file's text to the node, below /admin/; throws its refusal. */
+async function hand({ url, token }: Operated, where: string, text: string): Promise<void> {
+  const headers = { authorization: `Bearer ${token}` }
+  const response = await fetch(`${url}/admin/${where}`, { method: 'POST', headers, body: text })
   if (response.ok) return
   const problem = (await response.json().catch(() => ({}))) as { detail?: string }
   throw new VaultMeshError(
     'bad-config',
-    problem.detail ?? `The node refuses the federation (${response.status}).`,
+    problem.detail ?? `The node refuses the file (${response.status}).`,
   )
 }
 
@@ -211,6 +269,15 @@ function remedyOf(detail: string, home: Home): string {
   return name === 'NODE_SECRET'
     ? ` Put back ${NODE_SECRET_FILE} of this log (from your backup), or start a new home with --home.`
     : ` Set it back (${name}=${was}), or start a new home with --home.`
+}
+
+/** The variables that a node started here now would have, as far as wrangler.toml, this environment and `secrets` say. */
+export function variablesHere(home: Home, secrets: Vars): Vars {
+  const { vars } = readConfig({ config: resolve(ROOT, 'wrangler.toml') }) as {
+    readonly vars: Vars
+  }
+  const given = { ...settings(process.env), ...rotationVars(home, process.env), ...secrets }
+  return { ...vars, ...SELF_HOST_DEFAULTS, ...withRails(given) }
 }
 
 /** What wrangler.toml leaves out and the environment may set. */
@@ -266,48 +333,11 @@ function pemOf(text: string): string {
   }
 }
 
-/** Says that the port is taken before the runtime would, in words. */
-export async function checkPort(host: string, port: number, option: string): Promise<void> {
-  const probe = createServer()
-  try {
-    await new Promise<void>((ready, reject) => {
-      probe.once('error', reject)
-      probe.listen(port, host, ready)
-    })
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? 'unknown error'
-    const why =
-      code === 'EADDRINUSE' ? `is in use; name another with ${option}` : `fails with ${code}`
-    throw new VaultMeshError('bad-config', `Port ${port} on ${host} ${why}.`)
-  }
-  await new Promise((closed) => probe.close(closed))
-}
-
 /** Where this machine reaches a socket that listens on every address. */
 function reachable(host: string): string {
   if (host === '0.0.0.0') return '127.0.0.1'
   if (host === '::') return '[::1]'
   return host.includes(':') ? `[${host}]` : host
-}
-
-/**
- * Resolves at SIGINT, SIGTERM or SIGHUP. Miniflare's own handlers would kill the runtime and exit at once;
- * the orderly stop is ours.
- */
-export function untilStopped(): Promise<NodeJS.Signals> {
-  return new Promise((stopped) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-      process.removeAllListeners(signal)
-      process.on(signal, () => stopped(signal))
-    }
-  })
-}
-
-/** The command line of a port: a whole number from 1 to 65535. */
-export function portOf(text: string, option = '--port'): number {
-  const port = Number(text)
-  if (/^\d{1,5}$/.test(text) && port > 0 && port < 65_536) return port
-  throw new VaultMeshError('bad-config', `${option} ${text} is no port.`)
 }
 
 /** The options of `vaultmesh selfhost`, for its help as well. */
@@ -320,6 +350,8 @@ export const selfhostOptions = {
   secrets: { type: 'string' },
   receipts: { type: 'string', default: RECEIPTS_DIR },
   federation: { type: 'string' },
+  intake: { type: 'string' },
+  worker: { type: 'string' },
   verbose: { type: 'boolean', default: false },
 } as const
 
@@ -331,6 +363,21 @@ function secretsDir(named: string | undefined): string {
   return named ?? SECRETS_DIR
 }
 
+/** The Worker as it was bundled before: a start then needs no bundler. */
+function workerIn(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    throw new VaultMeshError('bad-config', `Cannot read the bundled Worker ${file} (--worker).`)
+  }
+}
+
+/** The rules of intake to start with: those that are named, else those in their usual place if there are any. */
+function intakeOption(named: string | undefined): Pick<NodeOptions, 'intake'> {
+  if (named !== undefined) return { intake: named }
+  return existsSync(INTAKE_FILE) ? { intake: INTAKE_FILE } : {}
+}
+
 /** Runs a node until it is told to stop. */
 export async function selfhost(args: readonly string[]): Promise<number> {
   const { values } = parseArgs({ args: [...args], options: selfhostOptions })
@@ -338,14 +385,20 @@ export async function selfhost(args: readonly string[]): Promise<number> {
   if ((tsa === undefined) !== (roots === undefined)) {
     throw new VaultMeshError('bad-config', '--tsa and --tsa-roots go together.')
   }
+  const port = portOf(values.port)
+  const manager = notifier((withinMs) =>
+    answersHealth(`http://${reachable(values.host)}:${port}`, withinMs),
+  )
   const node = await startNode({
     host: values.host,
-    port: portOf(values.port),
+    port,
     verbose: values.verbose,
     secrets: secretsDir(values.secrets),
     receipts: values.receipts,
     ...(values.home === undefined ? {} : { home: values.home }),
     ...(values.federation === undefined ? {} : { federation: values.federation }),
+    ...intakeOption(values.intake),
+    ...(values.worker === undefined ? {} : { script: workerIn(values.worker) }),
     ...(tsa === undefined ? {} : { tsa: { urls: tsa.join(','), rootsPem: pemOf(roots!) } }),
   })
   const stopped = untilStopped()
@@ -353,7 +406,9 @@ export async function selfhost(args: readonly string[]): Promise<number> {
   console.log(`vaultmesh ${node.trust.node_id} at ${node.url} (log ${node.trust.origin})`)
   console.log(`  ${node.trust.node_did}`)
   console.log(`  rails: ${node.trust.rails.join(', ') || 'none'}; home: ${node.home.path}`)
+  await manager.ready(`${node.trust.origin} at ${node.url}`)
   const signal = await stopped
+  await manager.stopping()
   await node.stop()
   console.log(`vaultmesh stopped (${signal})`)
   return 0

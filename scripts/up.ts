@@ -26,14 +26,8 @@ import { fail } from './fail.ts'
 import { RECEIPTS_DIR } from './receipt-files.ts'
 import { UP_USAGE } from './usage.ts'
 import { homeAt } from './home.ts'
-import {
-  checkPort,
-  DEFAULT_PORT,
-  portOf,
-  startNode,
-  untilStopped,
-  type RunningNode,
-} from './selfhost.ts'
+import { checkPort, portOf, untilStopped } from './listen.ts'
+import { DEFAULT_PORT, startNode, type RunningNode } from './selfhost.ts'
 
 /** Settings of a devnet; an environment variable of the same name still wins. */
 const DEVNET = {

@@ -38,3 +38,19 @@ export const LAB_USAGE = `[--keep]
 
   --keep            keep its temporary folder, and say where it is
   Three nodes on one devnet. Bitcoin, an EVM chain and openssl must all be here. Ports are chosen by itself.`
+
+/** Of `make lab-kill`. */
+export const KILL_USAGE = `[--kills 200] [--seed N] [--keep]
+
+  --kills N         how often the node dies (default 200)
+  --seed N          draws moments and manners again as they were
+  --keep            keep its temporary folder, and say where it is
+  Bitcoin, an EVM chain, openssl and sops must all be here. Ports are chosen by itself.`
+
+/** Of `make gates`. */
+export const GATES_USAGE = `[--only 1,3] [--json] [--quiet]
+
+  --only N,N        these of the five gates
+  --json            one JSON value on stdout, progress on stderr
+  --quiet           the table alone
+  Bitcoin, an EVM chain, openssl, Prometheus, Alertmanager, systemd and Caddy must be here: docs/gates.md.`

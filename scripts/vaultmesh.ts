@@ -7,20 +7,32 @@
  */
 
 import { anchor } from './cli/anchor.ts'
+import { audit } from './cli/audit.ts'
+import { backup } from './cli/backup.ts'
 import { batch } from './cli/batch.ts'
+import { certs } from './cli/certs.ts'
 import { Exit, outcomeOf, parse, type Command, type Outcome, type Terminal } from './cli/command.ts'
 import { dlq } from './cli/dlq.ts'
+import { doctor } from './cli/doctor.ts'
+import { erase } from './cli/erase.ts'
 import { evidence } from './cli/evidence.ts'
+import { exportCommand } from './cli/export.ts'
 import { fsck } from './cli/fsck.ts'
+import { intake } from './cli/intake.ts'
 import { keygen } from './cli/keygen.ts'
 import { keys } from './cli/keys.ts'
+import { peer } from './cli/peer.ts'
 import { post } from './cli/post.ts'
+import { provision } from './cli/provision.ts'
 import { receipt } from './cli/receipt.ts'
 import { receipts } from './cli/receipts.ts'
+import { restore } from './cli/restore.ts'
 import { seal } from './cli/seal.ts'
 import { secrets } from './cli/secrets.ts'
 import { status } from './cli/status.ts'
+import { stop } from './cli/stop.ts'
 import { trust } from './cli/trust.ts'
+import { units } from './cli/units.ts'
 import { verify } from './cli/verify.ts'
 import { verifyAnchor } from './cli/verify-anchor.ts'
 import { fail } from './fail.ts'
@@ -40,10 +52,22 @@ const commands: readonly Command[] = [
   receipts,
   seal,
   evidence,
+  erase,
   fsck,
+  backup,
+  restore,
+  exportCommand,
+  audit,
+  doctor,
   dlq,
+  peer,
+  intake,
   secrets,
   keys,
+  provision,
+  certs,
+  units,
+  stop,
 ]
 
 /** Commands that run until they are stopped; their modules pull in the whole runtime, so load them late. */
@@ -60,6 +84,8 @@ Run a node here, until Ctrl-C.
   --host ADDRESS    where it listens (default 127.0.0.1: this machine only)
   --tsa URL         a timestamp authority (RFC 3161); repeatable; turns the rail TSA on
   --tsa-roots FILE  PEM certificates that its chains must end in
+  --intake FILE     who may post and which schemas are pinned; followed while the node runs (default
+                    config/intake.yaml, where there is one; see vaultmesh intake --help)
   --secrets DIR     keys for anchoring: *.env files encrypted with sops (default secrets, where there is
                     one; see vaultmesh secrets --help)
   --verbose         print what the node logs
@@ -69,6 +95,19 @@ here: INTAKE_SHARDS is 1, and CLIENT_IP_HEADER is empty (no limit by address).
 ORIGIN and INTAKE_SHARDS are fixed at the first start on a home. For a log of your own:
   ORIGIN=log.you.org/log NODE_ID=log-you NETWORK=production vaultmesh selfhost --home DIR`,
     run: async (args) => (await import('./selfhost.ts')).selfhost(args),
+  },
+  watch: {
+    summary: 'Wake sealing or anchoring of the node here by a clock of its own',
+    usage: `sealer|anchors [--home DIR] [--port N] [--host 127.0.0.1] [--every S]
+
+Wakes sealing (sealer) or anchoring (anchors) of the node here, until Ctrl-C: a second clock beside the node's own.
+/healthz is 200 while the node answers and nothing of that job waits past its time, else 503.
+
+  --home DIR      the node's home folder (default $VAULTMESH_HOME or .vaultmesh)
+  --port N        where its health is served (default 7087 for sealer, 7088 for anchors)
+  --host ADDRESS  where that listens (default 127.0.0.1: this machine only)
+  --every S       seconds between two wake-ups, 1 to 300 (default 15)`,
+    run: async (args) => (await import('./watch.ts')).watch(args),
   },
   up: {
     summary: 'Run a devnet node with its own chains, and show it at work',
@@ -156,6 +195,8 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   terminal.clear()
   const text = json ? JSON.stringify(outcome.value) : outcome.lines.join('\n')
+  // A command that had its say by itself (secrets run) leaves nothing to print.
+  if (text === '') return outcome.exit
   await new Promise<void>((written) => process.stdout.write(`${text}\n`, () => written()))
   return outcome.exit
 }
@@ -169,7 +210,7 @@ function overview(): string {
 
 ${rows.map(([name, summary]) => `  ${name.padEnd(15)}${summary}`).join('\n')}
 
-vaultmesh <command> --help says more; vaultmesh --version says which this is. All but the last two take --json.
+vaultmesh <command> --help says more; vaultmesh --version says which this is. Those that run a node or beside it take no --json.
 Exit codes: 0 done or verified, 1 refuted or refused, 2 usage, 3 pending, 4 unreachable, 5 untrusted key.
 `
 }

@@ -119,6 +119,7 @@ const schema = z.object({
   ALERTMANAGER_URL: alertmanager.default(''),
   ALERT_WEBHOOK_URL: alertWebhook.default(''),
   PUBLIC_EVENTS: flag.default(true),
+  AUDIT_LINES: flag.default(false),
   WEBHOOK_ALLOW_PRIVATE: flag.default(false),
   OIDC_ISSUER: z.string().default(''),
   OIDC_CLIENT_ID: z.string().default(''),
@@ -133,6 +134,17 @@ const schema = z.object({
   SESSION_IDLE_S: integer(1, 604_800).default(3600),
   SESSION_MAX_S: integer(1, 2_592_000).default(43_200),
 })
+
+/** Names that a node reads: those above, and what is no setting but a key, a token or what a self-hosted node has. */
+export const VARIABLES: readonly string[] = [
+  ...Object.keys(schema.shape),
+  'HARbINGER_SIG_REQUIRED',
+  'NODE_SECRET',
+  'ADMIN_TOKEN',
+  'METRICS_TOKEN',
+  'FEDERATION_FILE',
+  'INTAKE_FILE',
+]
 
 /** How people sign in to the dashboard. The client secret is in no log and no answer. */
 export interface SignInConfig {

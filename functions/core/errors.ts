@@ -97,15 +97,28 @@ const table = {
     title: 'Event erased',
     advice: 'The receipt still proves the leaf; the bytes are gone for good.',
   },
+  'bad-erasure': {
+    status: 400,
+    title: 'Erasure not understood',
+    advice:
+      'A vm.erased event has the data {eventHash, reasonCode} and nothing else: the hash names the event, the code says why (docs/erasure.md).',
+  },
+  'erasure-refused': {
+    status: 403,
+    title: 'Erasure refused',
+    advice:
+      'Sign vm.erased with the key that signed the event, or ask the operator (docs/erasure.md).',
+  },
   'not-allowed': {
     status: 403,
     title: 'Signer not on the allow-list',
-    advice: 'Ask the operator to add your DID to INTAKE_ALLOW.',
+    advice: 'Ask the operator to add your DID to `allow` of the intake rules (or to INTAKE_ALLOW).',
   },
   'schema-mismatch': {
     status: 422,
     title: 'Payload does not match the pinned schema',
-    advice: 'Fix data to match the JSON Schema pinned for this type.',
+    advice:
+      'Fix data to match the JSON Schema pinned to this type: GET /schemas/<type> shows it. Nothing was stored.',
   },
   'bad-webhook': {
     status: 400,
@@ -198,6 +211,11 @@ const table = {
     status: 503,
     title: 'Storage did not answer',
     advice: 'Send the same request again; a repeat is never counted twice.',
+  },
+  'not-ready': {
+    status: 503,
+    title: 'Not ready',
+    advice: 'Ask again after Retry-After seconds; the detail names what does not do its work.',
   },
   internal: {
     status: 500,

@@ -3,7 +3,7 @@
  * stay as they are, and what comes out was parsed by the same rules as any file.
  */
 
-import { isSeq, parseDocument, type Document, type YAMLSeq } from 'yaml'
+import { isMap, isScalar, isSeq, parseDocument, type Document, type YAMLSeq } from 'yaml'
 import { parseDid } from '#core/did.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { parseFederationConfig } from '#core/federation-config.ts'
@@ -14,16 +14,25 @@ export interface NewPeer {
   readonly url?: string | undefined
   readonly origin?: string | undefined
   readonly vkey?: string | undefined
+  /** Why it is there, for whoever reads the file: a comment behind the DID. */
+  readonly note?: string | undefined
 }
 
 /** Adds a peer at the end. Throws `bad-request` if it is there, or the file would be refused with it. */
 export function addPeer(yamlText: string, peer: NewPeer): string {
-  const { did, url, origin, vkey } = peer
+  const { did, url, origin, vkey, note } = peer
+  if (note !== undefined && (note.length > 200 || /[\p{Cc}\p{Zl}\p{Zp}]/u.test(note)))
+    throw refused('a note is one line of at most 200 characters')
   return edited(yamlText, (list, dids, document) => {
     const canonical = canonicalOf(did)
     if (dids.includes(canonical)) throw refused(`${did} is in peers_allowlist already`)
     const pins = Object.entries({ did, url, origin, vkey }).filter(([, value]) => value)
-    list.add(document.createNode(pins.length === 1 ? did : Object.fromEntries(pins)))
+    const added = document.createNode(pins.length === 1 ? did : Object.fromEntries(pins))
+    const named: unknown = isMap(added) ? added.get('did', true) : added
+    if (note !== undefined && isScalar(named)) named.comment = ` ${note}`
+    // An empty list is written as []: what is added to it must not stand in brackets.
+    if (list.items.length === 0) list.flow = false
+    list.add(added)
     return [...dids, canonical]
   })
 }

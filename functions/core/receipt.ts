@@ -61,7 +61,7 @@ export const receiptSchema = z
   .strictObject({
     v: z.literal(1),
     eventHash: hashText,
-    eventId: z.string(),
+    eventId: z.string().describe('empty once the event is erased, as source is'),
     source: z.string(),
     status: z.enum(['sealed', 'anchored', 'final']),
     origin: z.string().min(1).max(255),
@@ -331,6 +331,10 @@ async function checkEvent(
   trail.begin('event-signature', { alg, signer: did, signed: toHex(open.signingHash) })
   await verifyEnvelope(open)
   trail.begin('event-names', { id: receipt.eventId, source: receipt.source })
+  // The node erased the event, and with it the names: those of the bytes stand.
+  const isErased = receipt.eventId === '' && receipt.source === ''
+  if (isErased)
+    return `${event.length} bytes hash to the leaf, signed by ${open.signer.did}; erased at the node`
   if (open.event.id !== receipt.eventId || open.event.source !== receipt.source) {
     throw new VaultMeshError('bad-proof', 'The receipt names another id or source than the event.')
   }

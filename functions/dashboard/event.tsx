@@ -53,6 +53,8 @@ export interface EventProps {
   /** When its pool took it; null where that is not known any more. */
   readonly acceptedAt: number | null
   readonly said: SaidEvent | null
+  /** Of an erased event the one that took its bytes, null if that is not known; undefined of any other. */
+  readonly erasedBy?: string | null | undefined
   readonly sealedAt: number
   /** When each state was reached; null while it is not, or where nobody wrote it down. */
   readonly anchoredAt: number | null
@@ -89,7 +91,11 @@ export function Event(props: EventProps) {
       </Card>
       <div class="grid">
         <Card title="What it says" id="event">
-          <EventFacts said={said} receipt={receipt} nowAt={nowAt} />
+          {props.erasedBy === undefined ? (
+            <EventFacts said={said} receipt={receipt} nowAt={nowAt} />
+          ) : (
+            <ErasedFacts erasedBy={props.erasedBy} />
+          )}
         </Card>
         <Card title="Where it stands" id="place">
           <Facts
@@ -160,9 +166,31 @@ export function Event(props: EventProps) {
           />
         </Card>
         <Card title="The event’s payload" id="payload">
-          <Payload said={said} hash={hash} />
+          {props.erasedBy === undefined ? (
+            <Payload said={said} hash={hash} />
+          ) : (
+            <Empty>Erased. Who has a copy of the bytes can verify it with the receipt.</Empty>
+          )}
         </Card>
       </div>
+    </>
+  )
+}
+
+function ErasedFacts({ erasedBy }: { readonly erasedBy: string | null }) {
+  return (
+    <>
+      <p>
+        <strong>Erased.</strong> Its bytes, its names and its time are gone for good. Its hash stays
+        in the log, so its receipt verifies as before.
+      </p>
+      {erasedBy === null ? null : (
+        <Facts
+          facts={[
+            ['Erased by', <Code value={erasedBy} href={`/dashboard/events/${erasedBy}`} copy />],
+          ]}
+        />
+      )}
     </>
   )
 }

@@ -169,12 +169,18 @@ export function HitTable({
       ]}
       rows={hits.map((hit) => [
         <Code value={hit.eventHash} short href={`/dashboard/events/${hit.eventHash}`} />,
-        <a href={searchOf('type', hit.type)}>
-          <Said text={hit.type} max={60} />
-        </a>,
+        hit.type === '' ? (
+          'erased'
+        ) : (
+          <a href={searchOf('type', hit.type)}>
+            <Said text={hit.type} max={60} />
+          </a>
+        ),
         ...(hasSubject ? [<Subject text={hit.subject} />] : []),
-        <Code value={hit.source} short href={searchOf('source', hit.source)} />,
-        <Time at={hit.timeAt} nowAt={nowAt} />,
+        hit.source === '' ? null : (
+          <Code value={hit.source} short href={searchOf('source', hit.source)} />
+        ),
+        hit.type === '' ? null : <Time at={hit.timeAt} nowAt={nowAt} />,
         ...(hasBatch ? [<a href={`/dashboard/batches/${hit.height}`}>#{hit.height}</a>] : []),
         count(hit.leafIndex),
       ])}

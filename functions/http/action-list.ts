@@ -147,8 +147,8 @@ const deadLettersReplay = action({
       ],
     }
   },
-  async run({ env }) {
-    const n = await replayDeadLetters(env)
+  async run({ env, requestId }) {
+    const n = await replayDeadLetters(env, requestId)
     return {
       detail: n === 1 ? 'One dead letter was sent again.' : `${n} dead letters were sent again.`,
     }
@@ -178,8 +178,8 @@ const anchorRetry = action({
       ],
     }
   },
-  async run({ env }, _viewer, input) {
-    if (!(await retryAnchor(env, input.id, Date.now()))) {
+  async run({ env, requestId }, _viewer, input) {
+    if (!(await retryAnchor(env, input.id, Date.now(), requestId))) {
       throw new VaultMeshError(
         'changed-meanwhile',
         `Anchor ${input.id} does not wait: it is over, held, or under way at this moment.`,
@@ -207,8 +207,8 @@ const anchorRelease = action({
       ],
     }
   },
-  async run({ env }, _viewer, input) {
-    if (!(await releaseAnchor(env, input.id, Date.now())))
+  async run({ env, requestId }, _viewer, input) {
+    if (!(await releaseAnchor(env, input.id, Date.now(), requestId)))
       throw new VaultMeshError('changed-meanwhile', `Anchor ${input.id} is not held.`)
     return { detail: `Anchor ${input.id} is released and tried now.` }
   },

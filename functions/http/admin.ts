@@ -6,13 +6,20 @@
 import * as z from 'zod'
 import { equal, fromUtf8, utf8 } from '#core/bytes.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import { queueName } from '#core/queue-name.ts'
 import { sha256 } from '#core/sha256.ts'
 import { listDeadLetters, markReplayed } from '#store/alerts.ts'
 import { receiptOfJob } from '#store/anchor-receipts.ts'
-import { anchorQueue, anchorRow, releaseAnchor } from '#store/anchors.ts'
+import { anchorQueue, anchorRow, endLeases, releaseAnchor } from '#store/anchors.ts'
+import { carryOut, erasuresOf, orderErasure } from '#store/erasures.ts'
+import { chosenLetters, explainDeadLetters } from '#store/dead-letters.ts'
 import { checkBatch, checkState } from '#store/fsck.ts'
+import { causedBy } from '#store/trail.ts'
+import { wakeAnchors, wakeSealing } from '#store/wake.ts'
+import { hashName } from './admission.ts'
 import { jobOf } from './anchors.ts'
 import { readBody } from './body.ts'
+import { hashParam } from './events.ts'
 import { accepted, federationOf, forgetAdmission } from './federation.ts'
 import { asVaultMeshError } from './problem.ts'
 import { decimal, json, route, type Call } from './route.ts'
@@ -51,30 +58,112 @@ export const postSeal = route({
   async handle(call) {
     operatorOnly(call)
     try {
-      return json(await call.env.SEQUENCER.getByName('log').seal(true))
+      return json(await call.env.SEQUENCER.getByName('log').seal(true, call.requestId))
     } catch (error) {
       throw asVaultMeshError(error, 'storage-failed')
     }
   },
 })
 
-/** POST /admin/start: refuses to start under settings this log was not started with. */
+/** POST /admin/erase/{eventHash}?reason=CODE: the node signs `vm.erased`; it is carried out once that is sealed. */
+export const postErase = route({
+  method: 'POST',
+  path: '/admin/erase/{eventHash}',
+  tag: 'admin',
+  summary: 'Erase an event in the operator’s name',
+  internal: true,
+  params: z.object({ eventHash: hashParam }),
+  query: z.object({ reason: z.string().min(1).max(64) }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { env, node, params, query } = call
+    try {
+      const eventHash = hashName(params.eventHash)
+      const erasedBy = await orderErasure(env, node, { eventHash, reasonCode: query.reason })
+      return json({ eventHash, erasedBy })
+    } catch (error) {
+      throw asVaultMeshError(error, 'storage-failed')
+    }
+  },
+})
+
+/** POST /admin/erasures/{eventHash}: seals, carries out what is due, and says how far it has come. */
+export const postErasures = route({
+  method: 'POST',
+  path: '/admin/erasures/{eventHash}',
+  tag: 'admin',
+  summary: 'Carry out what is to be erased now, and say how it stands',
+  internal: true,
+  params: z.object({ eventHash: hashParam }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { env, params } = call
+    try {
+      await env.SEQUENCER.getByName('log').seal(true)
+      await carryOut(env, Date.now())
+      return json({
+        eventHash: hashName(params.eventHash),
+        erasures: await erasuresOf(env.DB, params.eventHash),
+      })
+    } catch (error) {
+      throw asVaultMeshError(error, 'storage-failed')
+    }
+  },
+})
+
+/**
+ * POST /admin/start?since=: refuses to start under settings this log was not started with. `since`, epoch ms, is when the
+ * caller made sure that no process before it works here any more: what those had in hand is free again.
+ */
 export const postStart = route({
   method: 'POST',
   path: '/admin/start',
   tag: 'admin',
   summary: 'Check that the settings fit the stored log',
   internal: true,
+  query: z.object({ since: decimal(0).optional() }),
   answers: ok,
   async handle(call) {
     operatorOnly(call)
+    const { env, query } = call
     try {
-      const head = await call.env.SEQUENCER.getByName('log').ensureStarted()
-      await call.env.GUARDIAN.getByName('node').sweep()
+      const head = await env.SEQUENCER.getByName('log').ensureStarted()
+      if (query.since !== undefined) await endLeases(env.DB, query.since)
+      await env.GUARDIAN.getByName('node').sweep()
       return json(head)
     } catch (error) {
       throw asVaultMeshError(error, 'storage-failed')
     }
+  },
+})
+
+/**
+ * POST /admin/wake?job=sealing|anchors: the cron's sweep of that job now, and how the job stands. 503 `not-ready`
+ * where something waits past its time: what a process beside the node serves as its own health.
+ */
+export const postWake = route({
+  method: 'POST',
+  path: '/admin/wake',
+  tag: 'admin',
+  summary: 'Wake sealing or anchoring, and say how it stands',
+  internal: true,
+  query: z.object({ job: z.enum(['sealing', 'anchors']) }),
+  answers: ok,
+  async handle(call) {
+    operatorOnly(call)
+    const { job } = call.query
+    const wake = job === 'sealing' ? wakeSealing : wakeAnchors
+    const { fault, waiting, overdueMs } = await wake(call.env, Date.now()).catch(
+      (error: unknown) => {
+        throw asVaultMeshError(error, 'storage-failed')
+      },
+    )
+    if (fault !== null) {
+      throw new VaultMeshError('not-ready', fault, { extra: { job, waiting, overdueMs } })
+    }
+    return json({ job, waiting, overdueMs })
   },
 })
 
@@ -90,7 +179,8 @@ export const postAnchor = route({
   async handle(call) {
     operatorOnly(call)
     try {
-      return json(await call.env.SEQUENCER.getByName('log').anchor(call.query.chain))
+      const { env, query, requestId } = call
+      return json(await env.SEQUENCER.getByName('log').anchor(query.chain, requestId))
     } catch (error) {
       throw asVaultMeshError(error, 'storage-failed')
     }
@@ -108,8 +198,8 @@ export const postRelease = route({
   answers: ok,
   async handle(call) {
     operatorOnly(call)
-    const { env, params } = call
-    if (!(await releaseAnchor(env, params.id, Date.now()))) {
+    const { env, params, requestId } = call
+    if (!(await releaseAnchor(env, params.id, Date.now(), requestId))) {
       throw new VaultMeshError('not-found', `No anchor job ${params.id} is held.`)
     }
     return json({ released: params.id })
@@ -133,6 +223,7 @@ export const postFederation = route({
       .catch((error: unknown) => {
         throw asVaultMeshError(error, 'storage-failed')
       })
+    forgetAdmission(call.env)
     return json(accepted(answer))
   },
 })
@@ -277,33 +368,51 @@ export const getDeadLetters = route({
   answers: ok,
   async handle(call) {
     operatorOnly(call)
-    return json({ deadLetters: await listDeadLetters(call.env.DB) })
+    return json({ deadLetters: await explainDeadLetters(call.env) })
   },
 })
 
-/** POST /admin/dead-letters/replay: hastens what would be retried anyway. */
+/**
+ * POST /admin/dead-letters/replay: hastens what would be retried anyway. `ids` are names from the list, comma-separated;
+ * without them all.
+ */
 export const postReplay = route({
   method: 'POST',
   path: '/admin/dead-letters/replay',
   tag: 'admin',
-  summary: 'Send every dead letter again',
+  summary: 'Send dead letters again',
   internal: true,
+  query: z.object({
+    ids: z
+      .string()
+      .regex(/^[0-9a-f]{4,64}(?:,[0-9a-f]{4,64}){0,99}$/)
+      .optional(),
+  }),
   answers: ok,
   async handle(call) {
     operatorOnly(call)
-    return json({ replayed: await replayDeadLetters(call.env) })
+    const names = call.query.ids?.split(',')
+    return json({ replayed: await replayDeadLetters(call.env, call.requestId, names) })
   },
 })
 
-/** Sends every dead letter's work again and resolves to their number. */
-export async function replayDeadLetters(env: Env): Promise<number> {
-  const letters = await listDeadLetters(env.DB)
+/**
+ * Sends the work of every dead letter again, or of those with these names, and resolves to their number. Throws
+ * `not-found` for a name that no open letter has, before anything is sent.
+ */
+export async function replayDeadLetters(
+  env: Env,
+  requestId?: string,
+  names?: readonly string[],
+): Promise<number> {
+  const letters = chosenLetters(await listDeadLetters(env.DB), names)
   for (const letter of letters) {
-    if (letter.queue === 'sealer-dlq') await env.SEAL_QUEUE.send({ reason: 'replay' })
+    if (queueName(letter.queue) === 'sealer-dlq')
+      await env.SEAL_QUEUE.send({ reason: 'replay', ...causedBy(requestId) })
     else {
       const { id } = JSON.parse(letter.body) as { id: number }
       const row = await anchorRow(env.DB, id)
-      if (row !== null) await anchorQueue(env, row.chain).send({ id })
+      if (row !== null) await anchorQueue(env, row.chain).send({ id, ...causedBy(requestId) })
     }
     // Marked after it was sent: a crash between the two sends it twice, which changes nothing.
     await markReplayed(env.DB, letter.id, Date.now())

@@ -20,14 +20,15 @@ const GATHER_MS = 4
 const STALE_MS = 1000
 /** Time for a group to become durable; after it the caller is told to try again. */
 const ADMIT_TIMEOUT_MS = 10_000
-/** Events and bytes of one RPC: 8 MiB is the largest bulk and well below the RPC limit of 32 MiB. */
-const GROUP_EVENTS = 10_000
+/** Requests of one group: their ids are one line of the audit, of 40 kB at most. */
+const GROUP_EVENTS = 1000
+/** Bytes of one RPC: 8 MiB is the largest bulk and well below the RPC limit of 32 MiB. */
 const GROUP_BYTES = 8_388_608
 
 /** What became of one event. */
 export interface Admission {
-  readonly state: 'accepted' | 'duplicate' | 'conflict'
-  /** Of the first event under this identity. */
+  readonly state: keyof typeof outcome
+  /** Of the first event under this identity; if that was erased, of the event that erased it. */
   readonly eventHash: Hash
   readonly receivedAt: number
   /** Where to wait for its seal: every event of the shard up to `seq`. */
@@ -38,6 +39,8 @@ export interface Admission {
 interface Entry {
   readonly bytes: Uint8Array
   readonly digests: readonly [identity: Hash, signing: Hash, event: Hash]
+  /** Left out where one request brings the whole group. */
+  readonly requestId?: string
   readonly resolve: (admission: Admission) => void
   readonly reject: (error: unknown) => void
 }
@@ -64,6 +67,7 @@ export function admit(
   ctx: Pick<ExecutionContext, 'waitUntil'>,
   node: NodeContext,
   open: OpenEnvelope,
+  requestId: string,
 ): Joined {
   const identity = identityOf(node, open.signer.canonical, open.event.id)
   const shard = shardOf(identity, node.config.intakeShards)
@@ -71,6 +75,7 @@ export function admit(
   const entry: Entry = {
     bytes: open.bytes,
     digests: [identity, open.signingHash, open.eventHash],
+    requestId,
     resolve,
     reject,
   }
@@ -93,13 +98,14 @@ export function admit(
 }
 
 /**
- * Admits many verified events as groups of their own; results in order. A shard that fails fails its own
+ * Admits many verified events of one request as groups of their own; results in order. A shard that fails fails its own
  * events only, and they may be stored all the same: posting them again is harmless.
  */
 export async function admitAll(
   env: Env,
   node: NodeContext,
   events: readonly OpenEnvelope[],
+  requestId?: string,
 ): Promise<(Admission | VaultMeshError)[]> {
   const results = Array.from<Admission | VaultMeshError>({ length: events.length })
   const shards = new Map<number, Gathering>()
@@ -119,9 +125,11 @@ export async function admitAll(
   }
   await Promise.all(
     [...shards].map(([shard, group]) =>
-      send(env, shard, group).catch((error: unknown) => {
-        for (const entry of group.entries) entry.reject(error)
-      }),
+      send(env, shard, group, requestId === undefined ? [] : [requestId]).catch(
+        (error: unknown) => {
+          for (const entry of group.entries) entry.reject(error)
+        },
+      ),
     ),
   )
   return results
@@ -131,16 +139,22 @@ export async function admitAll(
 async function lead(env: Env, shard: number, group: Gathering): Promise<void> {
   await scheduler.wait(GATHER_MS)
   if (gathering.get(shard) === group) gathering.delete(shard)
-  await send(env, shard, group).catch((error: unknown) => {
+  const requests = group.entries.map((entry) => entry.requestId!)
+  await send(env, shard, group, requests).catch((error: unknown) => {
     for (const entry of group.entries) entry.reject(error)
   })
 }
 
-async function send(env: Env, shard: number, group: Gathering): Promise<void> {
+async function send(
+  env: Env,
+  shard: number,
+  group: Gathering,
+  requests: readonly string[],
+): Promise<void> {
   const packed = pack(group.entries)
   let result: AdmitResult
   try {
-    result = await env.POOL.getByName(String(shard)).admit(shard, packed, group.openedAt)
+    result = await env.POOL.getByName(String(shard)).admit(shard, packed, group.openedAt, requests)
   } catch (error) {
     throw poolError(error)
   }
@@ -148,12 +162,7 @@ async function send(env: Env, shard: number, group: Gathering): Promise<void> {
     const first = result.repeats?.first.get(i)
     const which = result.repeats?.outcomes[i] ?? outcome.accepted
     entry.resolve({
-      state:
-        which === outcome.accepted
-          ? 'accepted'
-          : which === outcome.duplicate
-            ? 'duplicate'
-            : 'conflict',
+      state: OUTCOMES[which]!,
       eventHash: first?.eventHash ?? entry.digests[2],
       receivedAt: first?.receivedAt ?? result.receivedAt,
       shard,
@@ -162,12 +171,18 @@ async function send(env: Env, shard: number, group: Gathering): Promise<void> {
   }
 }
 
+/** Names of outcomes, by number. */
+const OUTCOMES = Object.keys(outcome) as readonly (keyof typeof outcome)[]
+
 /** A failed call may have stored everything: the caller must ask again, and a repeat is harmless. */
 export function poolError(error: unknown): VaultMeshError {
   if (
     error instanceof Error &&
     'code' in error &&
-    (error.code === 'overloaded' || error.code === 'bad-config' || error.code === 'log-forked')
+    (error.code === 'overloaded' ||
+      error.code === 'bad-config' ||
+      error.code === 'log-forked' ||
+      error.code === 'erased')
   ) {
     return new VaultMeshError(error.code, error.message, { cause: error })
   }

@@ -23,7 +23,7 @@ export async function answer(
   // Signed while the commit is under way; it leaves this function only if the event was accepted.
   const signing = promiseEvent(node.identity, terms(node, joined.receivedAt), open.eventHash)
   const [admission, early] = await Promise.all([joined.admission, signing])
-  if (admission.state === 'conflict') throw conflict(admission)
+  if (admission.state === 'conflict' || admission.state === 'erased') throw conflict(admission)
   const body = {
     eventHash: hashName(admission.eventHash),
     eventId: open.event.id,

@@ -4,6 +4,7 @@
 
 import { Hono } from 'hono'
 import type * as z from 'zod'
+import { REQUEST_ID } from '#core/audit-line.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { count, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
@@ -14,6 +15,8 @@ import {
   getFsck,
   getRails,
   postAnchor,
+  postErase,
+  postErasures,
   postFederation,
   postQuarantineRelease,
   postRelease,
@@ -22,10 +25,12 @@ import {
   postSeal,
   postStart,
   postThaw,
+  postWake,
 } from './admin.ts'
 import { getAction, postAction } from './actions.tsx'
 import { getAnchor, getAnchorReceipts, getAnchorStatus } from './anchors.ts'
 import { getAsset } from './assets.ts'
+import { getAuditRows, postAuditClosed, told } from './audit.ts'
 import { getBatch, getBatchEvents, getBatchReceipts, listRoute } from './batches.ts'
 import { openToAll, preflight } from './cors.ts'
 import { dashboardPages, getNoPage } from './dashboard.tsx'
@@ -41,16 +46,21 @@ import {
 } from './federation.ts'
 import { getGuardian, getLearn, getTelemetry, postTelemetry } from './guardian.ts'
 import { getDocs, getOpenApi, getProblemPage, getRoot } from './docs.ts'
+import { getDoctor } from './doctor.ts'
 import { getEvent, getEventStatus, searchRoute } from './events.ts'
 import { postEvents } from './intake.ts'
 import { getCheckpoint, getConsistencyProof, getInclusionProof, getTile } from './log.ts'
 import { placed } from './log-path.ts'
 import { askPrevious } from './logs.ts'
+import { getFsckChains, postPause, postRebuild, postResume } from './maintenance.ts'
 import { getMetrics } from './metrics.ts'
 import { getAlerts, getHealth, getWellKnown } from './node-info.ts'
 import { refusalPage } from './notice.tsx'
 import { asVaultMeshError, problemResponse } from './problem.ts'
+import { getAdminPeers, postPeers } from './peers.ts'
+import { getReady } from './ready.ts'
 import { getReceipt } from './receipts.ts'
+import { getIntake, getSchema, getSchemas, postIntake } from './schemas.ts'
 import {
   getBatchesFrom,
   getMirrorCheckpoint,
@@ -112,6 +122,7 @@ export const routes: readonly Route[] = [
   postAddCheckpoint,
   getCosigned,
   getHealth,
+  getReady,
   getWellKnown,
   getAlerts,
   getMetrics,
@@ -120,6 +131,8 @@ export const routes: readonly Route[] = [
   getTelemetry,
   getLearn,
   getRoot,
+  getSchemas,
+  getSchema,
   getOpenApi,
   getDocs,
   getProblemPage,
@@ -128,15 +141,29 @@ export const routes: readonly Route[] = [
   ...dashboardPages,
   postSeal,
   postStart,
+  postErase,
+  postErasures,
   getFsck,
+  getDoctor,
+  getFsckChains,
+  postRebuild,
+  postPause,
+  postResume,
   getDeadLetters,
   postReplay,
+  getAuditRows,
+  postAuditClosed,
   postAnchor,
+  postWake,
   getRails,
   getAnchorJob,
   postRelease,
+  postIntake,
+  getIntake,
   postFederation,
   getFederation,
+  getAdminPeers,
+  postPeers,
   postRetire,
   postQuarantineRelease,
   postThaw,
@@ -244,7 +271,7 @@ async function serve(route: Route, request: Request, context: Context): Promise<
   try {
     const url = context.url ?? URL.parse(request.url)
     if (url === null) throw new VaultMeshError('bad-request', 'The Host header is no host.')
-    return await route.handle({
+    return await told(route, {
       request,
       env,
       ctx,
@@ -309,7 +336,7 @@ function checked(
 /** The caller's request id if it is a plain token, else a new one. */
 function requestIdOf(request: Request): string {
   const given = request.headers.get('x-request-id') ?? request.headers.get('cf-ray')
-  return given !== null && /^[A-Za-z0-9_.-]{1,64}$/.test(given) ? given : crypto.randomUUID()
+  return given !== null && REQUEST_ID.test(given) ? given : crypto.randomUUID()
 }
 
 function honoPath(path: string): string {

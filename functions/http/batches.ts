@@ -149,7 +149,8 @@ export const getBatchEvents = route({
   method: 'GET',
   path: '/batches/{height}/events',
   tag: 'batches',
-  summary: 'The events of a batch, one compact JWS a line, in leaf order',
+  summary:
+    'The events of a batch, one compact JWS a line, in leaf order; of an erased one its tombstone',
   params: z.object({ height }),
   answers: {
     200: { description: 'one event a line', content: { 'application/x-ndjson': null } },

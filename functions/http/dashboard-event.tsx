@@ -12,7 +12,7 @@ import { parseTime } from '#core/time.ts'
 import { anchorsOfLeaf, type LeafAnchors } from '#store/anchor-receipts.ts'
 import { eventsOfLeaves, readAll } from '#store/dashboard.ts'
 import { identityOf, shardOf } from '#store/event-identity.ts'
-import { eventBytes, type IndexedEvent } from '#store/events.ts'
+import { eraserOfLeaf, eventBytes, type IndexedEvent } from '#store/events.ts'
 import { proveInclusion } from '#store/log.ts'
 import { statusOf } from '#store/receipts.ts'
 import { indentJson } from '../dashboard/json-text.ts'
@@ -58,7 +58,7 @@ export async function eventContent(
   const { leafIndex, batch } = indexed
   const { treeSize } = batch
   const [bytes, proof, anchors, { beside }, acceptedAt] = await Promise.all([
-    eventBytes(env.BUCKET, indexed).catch(missing),
+    eventBytes(env, indexed).catch(missing),
     proveInclusion(env.BUCKET, { index: leafIndex, size: treeSize, published: treeSize }),
     anchorsOfLeaf(env.DB, leafIndex),
     readAll(env.DB, {
@@ -83,6 +83,7 @@ export async function eventContent(
         root: `sha256:${batch.root}`,
       }}
       said={bytes === null ? null : readSaid(bytes)}
+      erasedBy={indexed.isErased ? await eraserName(env, indexed) : undefined}
       acceptedAt={acceptedAt}
       sealedAt={batch.sealedAt}
       {...reachedAt(rails, anchors.verified)}
@@ -96,10 +97,16 @@ export async function eventContent(
   )
 }
 
-/** Bytes that R2 lacks are said on the page; a store that does not answer is thrown. */
+/** Bytes that R2 lacks, or that were erased, are said on the page; a store that does not answer is thrown. */
 function missing(error: unknown): null {
-  if (error instanceof VaultMeshError && error.code === 'bad-state') return null
+  if (error instanceof VaultMeshError && /^(?:bad-state|erased)$/.test(error.code)) return null
   throw error
+}
+
+/** Which event took the bytes, `sha256:<hex>`; null where that is not known. */
+async function eraserName(env: Env, indexed: IndexedEvent): Promise<string | null> {
+  const eraser = await eraserOfLeaf(env, indexed)
+  return eraser === null ? null : hashName(eraser)
 }
 
 /** When its pool accepted it, as the claim of its identity has it; null if that is not to be had. */

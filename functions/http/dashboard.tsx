@@ -250,7 +250,7 @@ export const getEventBytes = route({
     await guarded(call, 'viewer')
     const hash = new Given(call.params, call.url.searchParams).hash('hash')
     const { indexed, waiting } = await locate(call, hash, (pool) => pool.bytes(hash))
-    const bytes = indexed === null ? waiting : await eventBytes(call.env.BUCKET, indexed)
+    const bytes = indexed === null ? waiting : await eventBytes(call.env, indexed)
     if (bytes === null)
       throw new VaultMeshError('not-found', 'This node holds no event with this hash.')
     return new Response(bytes, {

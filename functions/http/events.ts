@@ -7,7 +7,8 @@ import { fromHex, type Hash } from '#core/bytes.ts'
 import { VaultMeshError, codes, type Code } from '#core/errors.ts'
 import { isoTime, parseTime } from '#core/time.ts'
 import { anchorsOfLeaf } from '#store/anchor-receipts.ts'
-import { eventBytes, findEvent, type IndexedEvent } from '#store/events.ts'
+import { erasuresOf } from '#store/erasures.ts'
+import { eraserOfLeaf, eventBytes, findEvent, type IndexedEvent } from '#store/events.ts'
 import type { PoolStatus } from '#store/pool-api.ts'
 import { statusOf } from '#store/receipts.ts'
 import { cursorOf, hitTime, parseCursor, searchEvents } from '#store/search.ts'
@@ -42,6 +43,7 @@ export const getEvent = route({
     304: { description: 'unchanged' },
     403: { description: 'this node does not show events in public' },
     404: { description: 'unknown here' },
+    410: { description: 'erased; `erasedBy` names the vm.erased event, and the receipt stays' },
   },
   async handle(call) {
     const page = pageFor(call, `/dashboard/events/${hashName(call.params.eventHash)}`)
@@ -59,9 +61,9 @@ export const getEvent = route({
       if (earlier !== null) return earlier
       throw new VaultMeshError('not-found', 'This node holds no event with this hash.')
     }
-    // R2 is not read for one who has the bytes.
-    if (known) return new Response(null, { status: 304, headers })
-    const bytes = indexed === null ? waiting : await eventBytes(env.BUCKET, indexed)
+    // R2 is not read for one who has the bytes, unless they are gone by right.
+    if (known && indexed?.isErased !== true) return new Response(null, { status: 304, headers })
+    const bytes = indexed === null ? waiting : await eventBytes(env, indexed)
     return new Response(bytes, { headers: { ...headers, 'content-type': 'application/jose' } })
   },
 })
@@ -86,6 +88,13 @@ const statusSchema = z
         }),
       )
       .optional(),
+    erased: z
+      .object({
+        erasedBy: z.string().nullable().describe('the vm.erased event, sha256:<hex>'),
+        done: z.boolean().describe('true once no store of this node holds its bytes'),
+      })
+      .optional()
+      .describe('its bytes are gone; its leaf and its receipt stay'),
     duplicateOf: z.string().optional().describe('the event that stands for this identity'),
     problem: z.looseObject({ title: z.string() }).optional(),
     links: z.record(z.string(), z.string()),
@@ -125,6 +134,7 @@ export const getEventStatus = route({
         leafIndex: indexed.leafIndex,
         sealedAt: isoTime(indexed.batch.sealedAt),
         anchors: shown,
+        ...(indexed.isErased ? { erased: await erasedOf(env, indexed, params.eventHash) } : {}),
         links: { ...links, batch: `/batches/${indexed.height}` },
       })
     }
@@ -140,6 +150,18 @@ export const getEventStatus = route({
     )
   },
 })
+
+/** What took an event's bytes, and whether all stores are done. */
+async function erasedOf(env: Env, at: IndexedEvent, eventHash: Hash) {
+  const [eraser, erasures] = await Promise.all([
+    eraserOfLeaf(env, at),
+    erasuresOf(env.DB, eventHash),
+  ])
+  const erasedBy = eraser === null ? null : hashName(eraser)
+  // Without a row its index was made again from the tombstone.
+  const isUnderWay = erasures.some((one) => one.erasedBy === erasedBy && one.state !== 'done')
+  return { erasedBy, done: !isUnderWay }
+}
 
 function waitingStatus(name: string, status: PoolStatus, links: Record<string, string>) {
   const base = { eventHash: name, receivedAt: isoTime(status.receivedAt) }

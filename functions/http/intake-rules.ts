@@ -5,9 +5,11 @@
 import { fromUtf8, utf8, type Hash } from '#core/bytes.ts'
 import { checkTime, EVENT_TYP, type OpenEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import { checkAllowed, checkSchema, type IntakeRules } from '#core/intake-config.ts'
 import type { PromiseTerms } from '#core/promise.ts'
 import { Signers } from '#core/signer.ts'
 import { parseStrictJson, type Json } from '#core/strict-json.ts'
+import { erasedProblem } from '#store/events.ts'
 import type { NodeContext } from '#store/node.ts'
 import { hashName, type Admission } from './admission.ts'
 import { RateLimit } from './rate-limit.ts'
@@ -18,13 +20,16 @@ export const signers = new Signers(EVENT_TYP)
 const limits = new RateLimit()
 
 /** Clock and allow-list: everything that may refuse a well-formed event before its signature. */
-export function admitted(call: Call, open: OpenEnvelope): void {
+export function admitted(call: Call, rules: IntakeRules, open: OpenEnvelope): void {
   const { config } = call.node
   const nowAt = Date.now()
   checkTime(open.event, { nowAt, maxAgeMs: config.intakeMaxAgeMs })
-  if (config.intakeAllow !== null && !config.intakeAllow.has(open.signer.canonical)) {
-    throw new VaultMeshError('not-allowed', `${open.signer.did} may not post here.`)
-  }
+  checkAllowed(rules, config.intakeAllow, open.signer)
+}
+
+/** What is pinned to its type: after signature and limit, as it is the dearest check of all. */
+export function matched(call: Call, rules: IntakeRules, open: OpenEnvelope): void {
+  checkSchema(rules, open, call.node.identity.did)
 }
 
 /** Counts an event for its DID. Unverified ones count apart: a forger must not use up a signer's limit. */
@@ -49,8 +54,9 @@ export function limitAddress(call: Call, n: number): void {
   })
 }
 
-/** The refusal of an identity that stands for other content. */
+/** The refusal of an identity that stands for other content, or whose event was erased. */
 export function conflict(admission: Admission): VaultMeshError {
+  if (admission.state === 'erased') return erasedProblem(admission.eventHash as Hash)
   return new VaultMeshError(
     'event-id-reused',
     'This (source, id) stands for other content already.',

@@ -1,8 +1,9 @@
 /**
  * POST /events: the only way in. One event, a bulk of lines, or (if the node allows it) a bare body.
  *
- * Order of checks, cheapest first: size, form, header, payload, clock, allow-list, signature, rate. What is
- * refused is never stored; what is answered 2xx is durable. Bulk keeps good lines whatever their
+ * Order of checks, cheapest first: size, form, header, payload, clock, allow-list, signature, rate, pinned
+ * schema, and of a `vm.erased` event who may erase what.
+ * What is refused is never stored; what is answered 2xx is durable. Bulk keeps good lines whatever their
  * neighbours are.
  */
 
@@ -12,10 +13,13 @@ import { MAX_EVENT_BYTES, openEnvelope, verifyEnvelope, type OpenEnvelope } from
 import { VaultMeshError } from '#core/errors.ts'
 import { receiptSchema } from '#core/receipt.ts'
 import { isoTime } from '#core/time.ts'
+import { checkErasure } from '#store/erasures.ts'
 import { identityOf, shardOf } from '#store/event-identity.ts'
+import { intakeRules } from '#store/intake-rules.ts'
 import { count } from '#store/metrics.ts'
 import { admit, hashName, poolError } from './admission.ts'
 import { answer } from './answer.ts'
+import { tellRefusal } from './audit.ts'
 import { mediaType, readBody, trimEnd } from './body.ts'
 import { postBulk } from './bulk.ts'
 import {
@@ -23,6 +27,7 @@ import {
   limitAddress,
   limitSigner,
   linksOf,
+  matched,
   signers,
   wrappedEvent,
 } from './intake-rules.ts'
@@ -112,13 +117,17 @@ export const postEvents = route({
     410: problem,
     413: problem,
     415: problem,
+    422: problem,
     429: problem,
     503: problem,
   },
   async handle(call) {
     try {
-      return await post(call)
+      const response = await post(call)
+      response.headers.set('x-request-id', call.requestId)
+      return response
     } catch (error) {
+      tellRefusal(call, error)
       // A bulk that is refused as a whole is one refusal, whatever it held.
       count(call.env, call.ctx, 'vaultmesh_events_total', { outcome: 'rejected' })
       throw error
@@ -162,11 +171,14 @@ async function post(call: Call): Promise<Response> {
   limitAddress(call, 1)
   const open = await openEnvelope(bytes, signers)
   const prefer = readPrefer(request)
-  admitted(call, open)
+  const rules = await intakeRules(call.env)
+  admitted(call, rules, open)
   if (prefer.respondAsync) return receiveUnverified(call, open)
   await verifyEnvelope(open)
   limitSigner(call, open.signer.canonical, 'did')
-  const joined = admit(call.env, call.ctx, node, open)
+  matched(call, rules, open)
+  await checkErasure(call.env, node, open)
+  const joined = admit(call.env, call.ctx, node, open, call.requestId)
   return answer(call, open, watched(call, joined, open.signer.canonical), prefer.waitS)
 }
 
@@ -182,20 +194,21 @@ function eventInside(body: Uint8Array, sigRequired: boolean): Uint8Array | null 
 
 /** `Prefer: respond-async`: keep the bytes, check the signature later. */
 async function receiveUnverified(call: Call, open: OpenEnvelope): Promise<Response> {
-  const { env, node } = call
+  const { env, node, requestId } = call
   limitSigner(call, open.signer.canonical, 'unverified')
   const identity = identityOf(node, open.signer.canonical, open.event.id)
   const shard = shardOf(identity, node.config.intakeShards)
   const eventHash = toHex(open.eventHash)
   let receivedAt: number
   try {
-    receivedAt = await env.POOL.getByName(String(shard)).receive(shard, eventHash, open.bytes)
+    const pool = env.POOL.getByName(String(shard))
+    receivedAt = await pool.receive(shard, eventHash, open.bytes, requestId)
   } catch (error) {
     throw poolError(error)
   }
   await watchEvent(call, { eventHash: open.eventHash, did: open.signer.canonical })
   // A lost message costs time, not the event: the shard's alarm sends it again.
-  call.ctx.waitUntil(env.INTAKE_QUEUE.send({ shard, eventHash }).catch(() => undefined))
+  call.ctx.waitUntil(env.INTAKE_QUEUE.send({ shard, eventHash, requestId }).catch(() => undefined))
   const links = linksOf(open.eventHash)
   const body = {
     eventHash: hashName(open.eventHash),

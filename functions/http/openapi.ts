@@ -322,6 +322,15 @@ curl -s "${LOCAL}/log/$path" | od -An -tx1 | head -n 2`,
     description:
       'The predictor behind PE is linear and looks one step ahead: `weights` is all it knows. What it expected stands beside what came.',
   },
+  'GET /schemas': {
+    description:
+      'What to check before you post: `data` of a pinned type must match its schema, or the event is refused with 422 `schema-mismatch`, whose members `instancePath`, `keyword` and `schema` say where. Patterns and formats are tried on strings of at most 4,096 characters, uniqueItems on arrays of at most 256.',
+  },
+  'GET /schemas/{type*}': {
+    description:
+      'An event that gives `dataschema` must give the `$id` of the schema, where that has one. Types with slashes are sent percent-encoded or as they stand.',
+    curl: `curl -s ${LOCAL}/schemas/com.example.paid || echo 'nothing is pinned to that type'`,
+  },
   'GET /remembrancer/proofs/{chain}': {
     description:
       'Each receipt with its whole proof; `next` is the value of `after` for the next page.',
@@ -379,6 +388,10 @@ Answer 2xx within 10 s to take it, 410 to end the webhook. Anything else, a redi
 curl -s "${LOCAL}/webhooks/$id"`,
   },
   'GET /healthz': { description: '200 as long as the process answers.' },
+  'GET /readyz': {
+    description:
+      'For whoever sends traffic here: 503 while a store does not answer or what was promised waits past its time. Looked at once a second at most.',
+  },
   'GET /metrics': {
     description:
       'Counters are durable; gauges are read as you ask, and `vaultmesh_scrape_errors` names what could not be read, which is then left out. docs/metrics.md lists every metric. With `METRICS_TOKEN` set on the node, send it as a Bearer token.',

@@ -9,6 +9,7 @@ const RETRY_AFTER: Partial<Record<Code, number>> = {
   'rate-limited': 60,
   overloaded: 2,
   'storage-failed': 1,
+  'not-ready': 5,
   'not-sealed': 2,
   // The next log is open within seconds where the node runs by itself.
   'log-forked': 5,

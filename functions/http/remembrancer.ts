@@ -9,7 +9,8 @@ import { consistencyProof } from '#core/consistency-proof.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { parseTilePath, type TileName } from '#core/tile.ts'
 import { batchAt, batchRootOf, listBatches, type BatchRecord } from '#store/batches.ts'
-import { eventsKey } from '#store/bucket.ts'
+import { eventsKey, getBytes } from '#store/bucket.ts'
+import { partForPeers } from '#store/erasures.ts'
 import type { RememberedBatch } from '#store/federation-api.ts'
 import { proveConsistency, readTile } from '#store/log.ts'
 import { mirrorReader, nameOfLog, readMirrorTile } from '#store/mirror.ts'
@@ -240,7 +241,8 @@ export const getMirrorEvents = route({
   method: 'GET',
   path: '/mirror/{log}/batches/{height}/{batchRoot}/events/{part}',
   tag: 'mirror',
-  summary: 'A part of the events of a batch, one compact JWS a line, in leaf order',
+  summary:
+    'A part of the events of a batch, one compact JWS a line, in leaf order; of an erased one its tombstone',
   params: z.object({
     log: logParam,
     height: decimal(1, undefined, [1]).describe('of the batch'),
@@ -269,7 +271,11 @@ export const getMirrorEvents = route({
     const batch = isOwn ? await batchAt(env.DB, height) : null
     let object: R2ObjectBody | null = null
     if (batch !== null && batchRootOf(batch) === batchRoot) {
-      object = await env.BUCKET.get(eventsKey(height, part))
+      const bytes = await getBytes(env.BUCKET, eventsKey(height, part))
+      if (bytes === null) throw new VaultMeshError('not-found', 'There is no such part here.')
+      const { firstIndex, treeSize } = batch
+      const wire = await partForPeers(env.DB, bytes, { from: firstIndex, to: treeSize })
+      return new Response(wire.slice(), { headers: EVENTS })
     } else {
       const parts = await env.BUCKET.get(`${name}/parts`)
       if (parts !== null && part < Number(await parts.text())) {
@@ -277,11 +283,12 @@ export const getMirrorEvents = route({
       }
     }
     if (object === null) throw new VaultMeshError('not-found', 'There is no such part here.')
-    return new Response(object.body, {
-      headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-cache' },
-    })
+    return new Response(object.body, { headers: EVENTS })
   },
 })
+
+/** They can be erased: whoever keeps them asks again. */
+const EVENTS = { 'content-type': 'application/x-ndjson', 'cache-control': 'no-cache' } as const
 
 interface Mirror {
   readonly checkpoint: string

@@ -14,9 +14,12 @@
 
 import * as z from 'zod'
 import { fromHex, fromUtf8, toHex, utf8 } from '#core/bytes.ts'
+import { canonicalJson } from '#core/canonical-json.ts'
 import { MAX_EVENT_BYTES, openEnvelope, type OpenEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import { parseIntakeRules } from '#core/intake-config.ts'
 import { sha256 } from '#core/sha256.ts'
+import type { Json } from '#core/strict-json.ts'
 import { signEvidence } from '#core/succession.ts'
 import { getBytes } from '#store/bucket.ts'
 import { findEvent } from '#store/events.ts'
@@ -140,6 +143,7 @@ export const postOpen = route({
     await ofPrevious(env, '/admin/retire', 'POST')
     const { yaml } = await ofPrevious<{ readonly yaml: string | null }>(env, '/admin/federation')
     if (yaml !== null) await federationOf(env).inherit(yaml)
+    await inheritIntake(env)
     let head = await sequencer(env, (log) => log.head())
     if (head.height === 0) {
       // Alone, as intake takes nothing before it is sealed.
@@ -462,6 +466,15 @@ async function readState(env: Env): Promise<State | null> {
 /** What the log before this one had moved when it forked itself. */
 async function inherited(env: Env, before: number): Promise<State> {
   return before === 1 ? { logs: {} } : ofPrevious<State>(env, '/admin/succession')
+}
+
+/** Who may post, and what is pinned, holds for the log that follows too; what was applied here stands. */
+async function inheritIntake(env: Env): Promise<void> {
+  const { rules } = await ofPrevious<{ readonly rules: Json | null }>(env, '/admin/intake')
+  if (rules === null) return
+  const text = canonicalJson(rules)
+  const { sha256: hash } = parseIntakeRules(text)
+  await sequencer(env, (log) => log.applyIntake({ sha256: hash!, text }, null))
 }
 
 /** Asks the instance before this one, as the operator. */

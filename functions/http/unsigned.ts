@@ -7,15 +7,18 @@
  * the limit know the node by its stable name: a list that does not name it closes this way in.
  */
 
-import { toBase64Url, toHex, utf8 } from '#core/bytes.ts'
+import { toBase64Url, toHex, utf8, type Hash } from '#core/bytes.ts'
 import { canonicalDid } from '#core/did.ts'
 import { EVENT_TYP, openEnvelope } from '#core/envelope.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import { checkAllowed } from '#core/intake-config.ts'
 import { signJws } from '#core/node-keys.ts'
 import { promiseEvent } from '#core/promise.ts'
 import { sha256 } from '#core/sha256.ts'
 import { isoTime } from '#core/time.ts'
 import { identityOf, shardOf } from '#store/event-identity.ts'
+import { erasedProblem } from '#store/events.ts'
+import { intakeRules } from '#store/intake-rules.ts'
 import { count } from '#store/metrics.ts'
 import { admit, hashName, poolError } from './admission.ts'
 import { answer } from './answer.ts'
@@ -40,14 +43,9 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
   }
   if (body.length === 0) throw new VaultMeshError('bad-body', 'The body is empty.')
   const { env, node } = call
-  const { intakeAllow } = node.config
   const name = canonicalDid(node.nodeDid)
-  if (intakeAllow !== null && !intakeAllow.has(name)) {
-    throw new VaultMeshError(
-      'not-allowed',
-      'This node takes unsigned bodies from nobody: its own DID is not allowed.',
-    )
-  }
+  const who = { did: 'This node’s own DID, which signs unsigned bodies,', canonical: name }
+  checkAllowed(await intakeRules(env), node.config.intakeAllow, who)
   limitAddress(call, 1)
   limitSigner(call, name, 'did')
   const id = toHex(sha256(body))
@@ -61,6 +59,7 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
     throw poolError(error)
   }
   const { waitS } = readPrefer(call.request)
+  if (first?.erasedBy !== undefined) throw erasedProblem(first.erasedBy as Hash)
   if (first !== null) {
     countDuplicate(call)
     await watchEvent(call, { eventHash: first.eventHash, did: name })
@@ -89,7 +88,7 @@ export async function postUnsigned(call: Call, body: Uint8Array): Promise<Respon
     data: { body: toBase64Url(body) },
   }
   const open = await openEnvelope(utf8(await signJws(node.identity, EVENT_TYP, event)), signers)
-  const { receivedAt, admission } = admit(env, call.ctx, node, open)
+  const { receivedAt, admission } = admit(env, call.ctx, node, open, call.requestId)
   // Two at once wrap at different times; the claim decides, and both get the first answer.
   const settled = admission.then((a) => {
     if (a.state !== 'conflict') return a

@@ -7,6 +7,7 @@
 
 import * as z from 'zod'
 import { VaultMeshError } from '#core/errors.ts'
+import { checkAllowed } from '#core/intake-config.ts'
 import { isoTime } from '#core/time.ts'
 import {
   HOOK_NAME,
@@ -17,6 +18,7 @@ import {
 import { webhookTarget, type WebhookTarget } from '#core/webhook-target.ts'
 import { typeSet, WEBHOOK_TYPES } from '#core/webhook.ts'
 import { Signers } from '#core/signer.ts'
+import { intakeRules } from '#store/intake-rules.ts'
 import { endHook, hookStatus, keepWatch, registerHook, type WatchedEvent } from '#store/webhooks.ts'
 import type { Joined } from './admission.ts'
 import { mediaType, readBody, trimEnd } from './body.ts'
@@ -38,7 +40,8 @@ export function watched(call: Call, joined: Joined, did: string): Joined {
   if (!call.request.headers.has(HEADER)) return joined
   const admission = joined.admission.then(async (a) => {
     // Of a refused event nobody is told.
-    if (a.state !== 'conflict') await watchEvent(call, { eventHash: a.eventHash, did })
+    if (a.state === 'accepted' || a.state === 'duplicate')
+      await watchEvent(call, { eventHash: a.eventHash, did })
     return a
   })
   return { ...joined, admission }
@@ -173,8 +176,7 @@ export const postWebhook = route({
       audiences: [config.origin, node.nodeDid],
     })
     const did = signer.canonical
-    if (config.intakeAllow !== null && !config.intakeAllow.has(did))
-      throw new VaultMeshError('not-allowed', `${signer.did} may not post here.`)
+    checkAllowed(await intakeRules(env), config.intakeAllow, signer)
     limitSigner(call, did, 'did')
     const base = { did, jti: claims.jti, expiresAt: claims.exp * 1000, nowAt }
     if ('delete' in claims) {

@@ -14,7 +14,9 @@ import { putImmutable } from '#store/bucket.ts'
 import { batchLink, heightOfTree } from '#store/suffering.ts'
 
 /** A receipt of a chain is first looked at again after an hour. */
-const FIRST_CHECK_MS = 3_600_000
+export const FIRST_CHECK_MS = 3_600_000
+/** So long: the deepest reorganisations of a final block known on any chain were undone within days. */
+export const WATCHED_MS = 14 * 86_400_000
 
 type Job = Pick<AnchorRow, 'root' | 'chain' | 'network' | 'method'>
 
@@ -27,6 +29,27 @@ export function receiptKey(job: Job, revision = 0): string {
 /** Where the revocation of a receipt lies in R2. */
 export function revocationKey(job: Job, revision = 0): string {
   return `${receiptKey(job, revision)}.revoked`
+}
+
+/** Where a calendar's promise for a root lies in R2; asked for anew, the next one lies beside it. */
+export function promiseKey(job: Job, number = 0): string {
+  const key = `${receiptKey(job)}.pending`
+  return number === 0 ? key : `${key}.${number}`
+}
+
+/**
+ * Keeps a calendar's promise, before its row says that there is one: D1 lost, the promise can still be followed. The
+ * same twice is kept once.
+ */
+export async function keepPromise(env: Env, job: Job, work: object): Promise<void> {
+  const json = JSON.stringify(work)
+  // Promises are renewed after three days without a block.
+  for (let number = 0; ; number++) {
+    const key = promiseKey(job, number)
+    const stored = await env.BUCKET.get(key)
+    if (stored === null) return putImmutable(env.BUCKET, key, utf8(json), 'application/json')
+    if ((await stored.text()) === json) return
+  }
 }
 
 /** Key of the alert that a job's receipt was revoked. */

@@ -7,13 +7,14 @@
  * Wallet first; `work` is the view of it.
  */
 
-import { and, asc, desc, eq, inArray, isNull, lt, lte, ne, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, gt, inArray, isNull, lt, lte, ne, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
 import { evmNetwork } from '#core/anchor-ethereum.ts'
 import type { Chain } from '#core/anchor-receipt.ts'
 import type { AnchorState } from '#core/anchor-state.ts'
 import type { Config } from '#core/config.ts'
 import { anchorAttempts, anchors } from '#store/schema.ts'
+import { causedBy, trail } from '#store/trail.ts'
 
 /** A row of the outbox. */
 export type AnchorRow = typeof anchors.$inferSelect
@@ -35,6 +36,8 @@ export function anchorQueue(env: Env, chain: string): Queue {
 /** The reference that travels on `anchor`, `anchor-btc` and `anchor-evm`. */
 export interface AnchorMessage {
   readonly id: number
+  /** The request that asked for it, for the audit. */
+  readonly requestId?: string
 }
 
 /** The outbox keeps so many attempts of a job: the whole ladder to 30 minutes and a day of its last step. */
@@ -112,7 +115,11 @@ export async function enqueueAnchors(
   env: Env,
   config: Config,
   head: { readonly root: string; readonly size: number },
-  { chain, nowAt }: { readonly chain: Chain; readonly nowAt: number },
+  {
+    chain,
+    nowAt,
+    requestId,
+  }: { readonly chain: Chain; readonly nowAt: number; readonly requestId?: string | undefined },
 ): Promise<number[]> {
   const db = drizzle(env.DB)
   const ids: number[] = []
@@ -165,8 +172,11 @@ export async function enqueueAnchors(
     ])
     ids.push(...found.map((row) => row.id))
     const row = rows[0]
-    if (row !== undefined) await anchorQueue(env, chain).send({ id: row.id })
+    if (row !== undefined)
+      await anchorQueue(env, chain).send({ id: row.id, ...causedBy(requestId) })
   }
+  const { root, size: treeSize } = head
+  trail(env, { kind: 'anchor', chain, root, treeSize, jobs: ids, ...causedBy(requestId) })
   return ids
 }
 
@@ -197,6 +207,20 @@ export async function resumeAnchor(
   const ids = found.flatMap(({ results }) => results.map(({ id }) => id))
   for (const id of ids) await anchorQueue(env, chain).send({ id })
   return ids.length > 0
+}
+
+/** A step's calls time out after 10 s each; a lease is renewed with each state and outlives the longest step. */
+export const LEASE_MS = 120_000
+
+/**
+ * Ends the leases that were taken before `since` (epoch ms), whose holders are known to be dead: their jobs go on at
+ * once. A second hand would do no harm either (saveAnchor compares versions, the Wallet signs once): it costs calls.
+ */
+export async function endLeases(db: D1Database, since: number): Promise<void> {
+  await drizzle(db)
+    .update(anchors)
+    .set({ leaseUntil: 0 })
+    .where(and(isOpen, gt(anchors.leaseUntil, 0), lt(anchors.leaseUntil, since + LEASE_MS)))
 }
 
 /** Takes the row for `leaseMs`, or returns null if it is done, not due, or somebody else has it. */
@@ -328,7 +352,12 @@ export async function noteAttempt(db: D1Database, attempt: Omit<AttemptRow, 'id'
 }
 
 /** Lets a held job be tried now, once; false if no such job is held. */
-export async function releaseAnchor(env: Env, id: number, nowAt: number): Promise<boolean> {
+export async function releaseAnchor(
+  env: Env,
+  id: number,
+  nowAt: number,
+  requestId?: string,
+): Promise<boolean> {
   const rows = await drizzle(env.DB)
     .update(anchors)
     .set({ released: 1, nextAt: nowAt, updatedAt: nowAt })
@@ -336,7 +365,7 @@ export async function releaseAnchor(env: Env, id: number, nowAt: number): Promis
     .returning({ id: anchors.id, chain: anchors.chain })
   const [row] = rows
   if (row === undefined) return false
-  await anchorQueue(env, row.chain).send({ id })
+  await anchorQueue(env, row.chain).send({ id, ...causedBy(requestId) })
   return true
 }
 
@@ -344,7 +373,12 @@ export async function releaseAnchor(env: Env, id: number, nowAt: number): Promis
  * Has a job that waits for its next attempt tried now, whatever its backoff; false if it is over, held, or under way
  * at this moment. The ladder of delays goes on where it was.
  */
-export async function retryAnchor(env: Env, id: number, nowAt: number): Promise<boolean> {
+export async function retryAnchor(
+  env: Env,
+  id: number,
+  nowAt: number,
+  requestId?: string,
+): Promise<boolean> {
   const rows = await drizzle(env.DB)
     .update(anchors)
     .set({ nextAt: nowAt, updatedAt: nowAt })
@@ -354,7 +388,7 @@ export async function retryAnchor(env: Env, id: number, nowAt: number): Promise<
     .returning({ id: anchors.id, chain: anchors.chain })
   const [row] = rows
   if (row === undefined) return false
-  await anchorQueue(env, row.chain).send({ id })
+  await anchorQueue(env, row.chain).send({ id, ...causedBy(requestId) })
   return true
 }
 

@@ -77,6 +77,19 @@ export async function auditPage(
   return results
 }
 
+/** Rows with the id `from` and above, oldest first, at most `limit`. */
+export async function auditRowsFrom(
+  db: D1Database,
+  from: number,
+  limit: number,
+): Promise<readonly AuditRow[]> {
+  const { results } = await db
+    .prepare(`SELECT ${COLUMNS} FROM audit WHERE id >= ? ORDER BY id LIMIT ?`)
+    .bind(from, limit)
+    .all<AuditRow>()
+  return results
+}
+
 /** The row of an id, or null. */
 export async function auditRow(db: D1Database, id: number): Promise<AuditRow | null> {
   return db.prepare(`SELECT ${COLUMNS} FROM audit WHERE id = ?`).bind(id).first<AuditRow>()

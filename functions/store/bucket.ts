@@ -1,5 +1,5 @@
 /**
- * R2 as the log uses it: objects that are written once and never change.
+ * R2 as the log uses it: objects that are written once and never change, but for events that are erased.
  *
  * Keys are the URL paths they are served under:
  *   log/tile/entries/<N>[.p/<W>]                   C2SP tlog-tiles entry bundles
@@ -7,10 +7,13 @@
  *   log/checkpoint                                 a backup, never read by a node
  *   batches/<height>                               manifest, checkpoint and parts of a batch, as JSON
  *   events/<height>/<part>                         the events of a batch, NDJSON of compact JWS
- *   anchors/<root>/<chain>/<network>/<method>      a verified anchor receipt, as JSON
+ *   anchors/<root>/<chain>/<network>/<method>      a verified anchor receipt, as JSON; `.<n>` after n revocations
+ *   anchors/…/<method>.revoked                     the record that revoked it
+ *   anchors/…/calendar.pending[.<n>]               what calendars promised for a root (store/anchor-receipts.ts)
  */
 
 import { equal } from '#core/bytes.ts'
+import { entryOf, linesOf } from '#core/erasure.ts'
 import { VaultMeshError } from '#core/errors.ts'
 
 /** Puts in flight at once: what the platform gives no connection waits in its queue. */
@@ -27,6 +30,7 @@ export async function putImmutable(
   key: string,
   bytes: Uint8Array,
   contentType: string,
+  isSame: (there: Uint8Array, bytes: Uint8Array) => boolean = () => false,
 ): Promise<void> {
   const put = await bucket.put(key, bytes, {
     onlyIf: { etagDoesNotMatch: '*' },
@@ -34,8 +38,30 @@ export async function putImmutable(
   })
   if (put !== null) return
   const there = await getBytes(bucket, key)
-  if (there === null || !equal(there, bytes)) {
+  if (there === null || !(equal(there, bytes) || isSame(there, bytes))) {
     throw new VaultMeshError('bad-state', `The object ${key} is there with other bytes.`)
+  }
+}
+
+/**
+ * Writes a part of events like `putImmutable`. One that is there with tombstones on lines of the same log entries is the
+ * same part and stands: an erased event is not written again.
+ */
+export async function putEvents(bucket: R2Bucket, key: string, part: Uint8Array): Promise<void> {
+  await putImmutable(bucket, key, part, 'application/x-ndjson', sameEntries)
+}
+
+function sameEntries(a: Uint8Array, b: Uint8Array): boolean {
+  try {
+    const [entriesA, entriesB] = [a, b].map((part) =>
+      [...linesOf(part)].map((l) => entryOf(l.line)),
+    )
+    return (
+      entriesA!.length === entriesB!.length && entriesA!.every((e, i) => equal(e, entriesB![i]!))
+    )
+  } catch (error) {
+    if (error instanceof VaultMeshError) return false
+    throw error
   }
 }
 

@@ -210,10 +210,11 @@ export const deadLettersByQueue = read<OpenLetters>(
   [],
 )
 
-const HIT = `SELECT hex(e.event_hash) AS hash, e.event_id AS eventId, s.name AS source, t.name AS type, e.subject,
+/** Of an erased event all texts are empty: lists show its place all the same. */
+const HIT = `SELECT hex(e.event_hash) AS hash, e.event_id AS eventId, coalesce(s.name, '') AS source, coalesce(t.name, '') AS type, e.subject,
     e.time_at AS timeAt, e.leaf_index AS leafIndex, e.height
   FROM events e CROSS JOIN batches b ON b.height = e.height AND b.committed = 1
-    CROSS JOIN names s ON s.id = e.source_id CROSS JOIN names t ON t.id = e.type_id`
+    LEFT JOIN names s ON s.id = e.source_id LEFT JOIN names t ON t.id = e.type_id`
 
 type HitRow = Omit<EventHit, 'eventHash'> & { hash: string }
 

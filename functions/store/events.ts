@@ -6,16 +6,29 @@
  * Writing a row again changes nothing, so the seal can resume after any crash.
  */
 
-import { equal, fromHex, toHex } from '#core/bytes.ts'
+import { equal, fromHex, fromUtf8, toHex, utf8, type Hash } from '#core/bytes.ts'
 import { readEvent } from '#core/envelope.ts'
+import {
+  eraserOf,
+  ERASURE_TYPE,
+  isTombstone,
+  linesOf,
+  parseTombstone,
+  readErasure,
+} from '#core/erasure.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hashKey } from '#core/hash-key.ts'
+import { sha256 } from '#core/sha256.ts'
 import { eventsKey, getBytes, getRange } from '#store/bucket.ts'
 
 const CHUNK_ROWS = 1000
 const CHUNK_CHARS = 1_000_000
 /** Interned names kept in an isolate. */
 const MAX_NAMES = 10_000
+/** The source and the type of an erased event: an id that no name has. */
+export const ERASED_NAME = 0
+/** The time of an erased event: below all others, so that a search never stops at one before it is at its end. */
+export const ERASED_AT = -Number.MAX_SAFE_INTEGER
 
 /** A leaf and the hash of its event, `sha256:<hex>`. */
 export interface Leaf {
@@ -45,8 +58,10 @@ export interface IndexedEvent {
   readonly part: number
   readonly offset: number
   readonly length: number
+  /** Empty once the event is erased, as `source` is. */
   readonly eventId: string
   readonly source: string
+  readonly isErased: boolean
   /** The batch that holds it. */
   readonly batch: {
     readonly treeSize: number
@@ -76,31 +91,53 @@ export async function indexPart(
     )
   }
   const rows: Row[] = []
-  for (let offset = 0; offset < bytes.length;) {
-    const newline = bytes.indexOf(0x0a, offset)
-    const end = newline < 0 ? bytes.length : newline
-    const event = readEvent(bytes.subarray(offset, end))
-    rows.push({
-      key: hashKey(event.eventHash),
-      hash: toHex(event.eventHash),
-      id: event.id,
-      source: event.source,
-      type: event.type,
-      subject: event.subject,
-      timeAt: event.timeAt,
-      offset,
-      length: end - offset,
-    })
-    offset = end + 1
+  const asked: D1PreparedStatement[] = []
+  for (const { offset, line } of linesOf(bytes)) {
+    const place = { offset, length: line.length }
+    if (isTombstone(line)) {
+      const { eventHash } = parseTombstone(line)
+      rows.push({ key: hashKey(eventHash), hash: toHex(eventHash), ...NOTHING_SAID, ...place })
+      continue
+    }
+    const { eventHash, id, source, type, subject, timeAt } = readEvent(line)
+    const ask = type === ERASURE_TYPE ? askOf(env.DB, where.firstIndex + rows.length, line) : null
+    if (ask !== null) asked.push(ask)
+    const said = { id, source, type, subject, timeAt }
+    rows.push({ key: hashKey(eventHash), hash: toHex(eventHash), ...said, ...place })
   }
   await intern(env.DB, rows, names)
   // One transaction a part: a page of the hash index is then written once for many of its rows.
-  await env.DB.batch(
-    [...chunks(rows, names)].map(([first, chunk]) =>
+  await env.DB.batch([
+    ...[...chunks(rows, names)].map(([first, chunk]) =>
       env.DB.prepare(INSERT).bind(chunk, where.firstIndex + first, where.height, where.part),
     ),
-  )
+    ...asked,
+  ])
   return rows.length
+}
+
+/**
+ * Notes that an erasure is due, for the transaction that indexes its event: store/erasures.ts carries it out. Null for a
+ * line that asks for none, and for a `vm.erased` that intake would refuse today.
+ */
+export function askOf(
+  db: D1Database,
+  leafIndex: number,
+  line: Uint8Array,
+): D1PreparedStatement | null {
+  if (isTombstone(line) || readEvent(line).type !== ERASURE_TYPE) return null
+  let target: string
+  try {
+    target = readErasure(line).eventHash.slice(7)
+  } catch (error) {
+    if (error instanceof VaultMeshError) return null
+    throw error
+  }
+  return db
+    .prepare(
+      'INSERT INTO erasures (id, target, event) VALUES (?1, unhex(?2), ?3) ON CONFLICT DO NOTHING',
+    )
+    .bind(leafIndex, target, fromUtf8(line))
 }
 
 const INSERT = `INSERT INTO events (leaf_index, hash_key, event_hash, event_id, source_id, type_id, subject, time_at, height, part, offset, length)
@@ -111,13 +148,17 @@ interface Row {
   readonly key: number
   readonly hash: string
   readonly id: string
-  readonly source: string
-  readonly type: string
+  /** Null of an erased event, as the type is. */
+  readonly source: string | null
+  readonly type: string | null
   readonly subject: string | null
   readonly timeAt: number
   readonly offset: number
   readonly length: number
 }
+
+/** What the index says of an erased event. */
+const NOTHING_SAID = { id: '', source: null, type: null, subject: null, timeAt: ERASED_AT } as const
 
 function* chunks(rows: readonly Row[], names: NameCache): Generator<[first: number, json: string]> {
   let chunk: unknown[] = []
@@ -133,8 +174,8 @@ function* chunks(rows: readonly Row[], names: NameCache): Generator<[first: numb
       size = 0
     }
     size += length
-    const source = names.get(`source\n${r.source}`)
-    const type = names.get(`type\n${r.type}`)
+    const source = r.source === null ? ERASED_NAME : names.get(`source\n${r.source}`)
+    const type = r.type === null ? ERASED_NAME : names.get(`type\n${r.type}`)
     chunk.push([r.key, r.hash, r.id, source, type, r.subject, r.timeAt, r.offset, r.length])
   }
   if (chunk.length > 0) yield [first, JSON.stringify(chunk)]
@@ -144,9 +185,10 @@ async function intern(db: D1Database, rows: readonly Row[], names: NameCache): P
   const unknown = new Map<string, readonly [kind: string, name: string]>()
   if (names.size > MAX_NAMES) names.clear()
   for (const row of rows) {
-    if (!names.has(`source\n${row.source}`))
-      unknown.set(`source\n${row.source}`, ['source', row.source])
-    if (!names.has(`type\n${row.type}`)) unknown.set(`type\n${row.type}`, ['type', row.type])
+    const { source, type } = row
+    if (source === null || type === null) continue
+    if (!names.has(`source\n${source}`)) unknown.set(`source\n${source}`, ['source', source])
+    if (!names.has(`type\n${type}`)) unknown.set(`type\n${type}`, ['type', type])
   }
   const all = [...unknown.values()]
   // 200 names of ≤ 1,024 characters of ≤ 3 bytes stay below 1 MB.
@@ -175,23 +217,65 @@ export async function findEvent(
 ): Promise<IndexedEvent | null> {
   const { results } = await db
     .prepare(
-      `SELECT e.leaf_index AS leafIndex, e.height, e.part, e.offset, e.length, e.event_id AS eventId, s.name AS source,
-         hex(e.event_hash) AS hash, b.tree_size AS treeSize, b.root, b.checkpoint, b.sealed_at AS sealedAt
-       FROM events e JOIN batches b ON b.height = e.height AND b.committed = 1 JOIN names s ON s.id = e.source_id
+      `SELECT e.leaf_index AS leafIndex, e.height, e.part, e.offset, e.length, e.event_id AS eventId, coalesce(s.name, '') AS source,
+         e.source_id AS sourceId, hex(e.event_hash) AS hash, b.tree_size AS treeSize, b.root, b.checkpoint, b.sealed_at AS sealedAt
+       FROM events e JOIN batches b ON b.height = e.height AND b.committed = 1 LEFT JOIN names s ON s.id = e.source_id
        WHERE e.hash_key = ? LIMIT 100`,
     )
     .bind(hashKey(eventHash))
-    .all<Omit<IndexedEvent, 'batch'> & IndexedEvent['batch'] & { hash: string }>()
+    .all<
+      Omit<IndexedEvent, 'batch' | 'isErased'> &
+        IndexedEvent['batch'] & { hash: string; sourceId: number }
+    >()
   const row = results.find(({ hash }) => equal(fromHex(hash), eventHash))
   if (row === undefined) return null
-  const { treeSize, root, checkpoint, sealedAt, hash: _, ...event } = row
-  return { ...event, batch: { treeSize, root, checkpoint, sealedAt } }
+  const { treeSize, root, checkpoint, sealedAt, hash: _, sourceId, ...event } = row
+  const isErased = sourceId === ERASED_NAME
+  return { ...event, isErased, batch: { treeSize, root, checkpoint, sealedAt } }
 }
 
-/** The bytes of an indexed event; throws `bad-state` if R2 lacks them. */
-export async function eventBytes(bucket: R2Bucket, event: IndexedEvent): Promise<Uint8Array> {
+/** The line of an indexed event: its bytes, or its tombstone; throws `bad-state` if R2 lacks it. */
+export async function eventLine(
+  bucket: R2Bucket,
+  event: Pick<IndexedEvent, 'height' | 'part' | 'offset' | 'length' | 'leafIndex'>,
+): Promise<Uint8Array> {
   const bytes = await getRange(bucket, eventsKey(event.height, event.part), event)
   if (bytes === null)
     throw new VaultMeshError('bad-state', `R2 lacks the bytes of leaf ${event.leafIndex}.`)
   return bytes
+}
+
+/** The bytes of an indexed event; throws `erased`, and `bad-state` if R2 lacks them. */
+export async function eventBytes(
+  env: Pick<Env, 'DB' | 'BUCKET'>,
+  event: IndexedEvent,
+): Promise<Uint8Array> {
+  const line = event.isErased ? null : await eventLine(env.BUCKET, event)
+  // The index is scrubbed before the bundle, and read before it: what says so first is right.
+  if (line !== null && !isTombstone(line)) return line
+  throw erasedProblem(await eraserOfLeaf(env, event))
+}
+
+/** The refusal that an erased event is answered with; `eraser` is null while it is not known which event erased it. */
+export function erasedProblem(eraser: Hash | null): VaultMeshError {
+  const name = eraser === null ? null : `sha256:${toHex(eraser)}`
+  const by = name === null ? '' : ` by ${name}`
+  return new VaultMeshError('erased', `The event was erased${by}; its leaf stays in the log.`, {
+    extra: name === null ? {} : { erasedBy: name },
+  })
+}
+
+/** Hash of the `vm.erased` event that took the bytes of a leaf: as the index has it, or its tombstone; null if neither. */
+export async function eraserOfLeaf(
+  env: Pick<Env, 'DB' | 'BUCKET'>,
+  event: Pick<IndexedEvent, 'height' | 'part' | 'offset' | 'length' | 'leafIndex'>,
+): Promise<Hash | null> {
+  const jws = await env.DB.prepare(
+    'SELECT event FROM erasures INDEXED BY erasures_leaf WHERE target_leaf = ? ORDER BY id LIMIT 1',
+  )
+    .bind(event.leafIndex)
+    .first<string>('event')
+  if (jws !== null) return sha256(utf8(jws))
+  const line = await eventLine(env.BUCKET, event)
+  return isTombstone(line) ? eraserOf(parseTombstone(line)) : null
 }

@@ -73,6 +73,20 @@ export interface PeersView {
   readonly refusals: Readonly<Record<string, number>>
 }
 
+/** A peer as its operator sees it. */
+export interface OperatedPeer extends PeerView {
+  /** Size of its newest checkpoint that this node cosigned; null for none. */
+  readonly cosignedSize: number | null
+  /** Whether it cosigned this node's newest checkpoint; null where its origin is not known. */
+  readonly cosignsUs: boolean | null
+}
+
+export interface OperatedPeers extends Omit<PeersView, 'peers'> {
+  /** The list is that of a file: what is changed elsewhere would be undone by it. */
+  readonly followsFile: boolean
+  readonly peers: readonly OperatedPeer[]
+}
+
 /** What /metrics shows of the federation. */
 export interface FederationFigures {
   /** How many peers are in each state. */

@@ -16,6 +16,11 @@ export class Notes {
   readonly #said: string[] = []
   #more = 0
 
+  /** Findings so far. */
+  get count(): number {
+    return this.#said.length + this.#more
+  }
+
   /** Adds a finding. */
   say(finding: string): void {
     if (this.#said.length < MAX_FINDINGS) this.#said.push(finding)

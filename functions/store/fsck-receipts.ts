@@ -104,29 +104,34 @@ async function checkReceipt(
     })
   }
   await notes.attempt(`${name} does not verify`, async () => {
-    const receipt = JSON.parse(row.json) as Readonly<Record<string, unknown>>
-    const verdict = await verifyAnchorReceipt(receipt, {
-      tsaRoots: node.config.tsaRoots,
-      nodeDids: node.history.keys.map(({ did }) => did),
-    })
-    if (verdict.outcome !== 'verified') {
-      const check = verdict.outcome === 'refuted' ? ` at ${verdict.check}` : ''
-      throw new VaultMeshError('bad-receipt', `${verdict.outcome}${check}: ${verdict.reason}`)
-    }
-    const said = {
-      root: verdict.root.slice(2),
-      treeSize: receipt['treeSize'],
-      chain: verdict.chain,
-      network: verdict.network,
-      txHash: verdict.txHash,
-      anchorAt: verdict.anchoredAt,
-    }
+    const said = await verifyKept(node, row.json)
     const other = Object.entries(said)
       .filter(([column, value]) => row[column as keyof ReceiptRow] !== value)
       .map(([column]) => column)
     if (other.length > 0)
       throw new VaultMeshError('bad-receipt', `D1 has another ${other.join(', ')} than it says.`)
   })
+}
+
+/** What a kept receipt says, once it verifies by what this node pins; throws `bad-receipt` if it does not. */
+export async function verifyKept(node: NodeContext, json: string) {
+  const receipt = JSON.parse(json) as Readonly<Record<string, unknown>>
+  const verdict = await verifyAnchorReceipt(receipt, {
+    tsaRoots: node.config.tsaRoots,
+    nodeDids: node.history.keys.map(({ did }) => did),
+  })
+  if (verdict.outcome !== 'verified') {
+    const check = verdict.outcome === 'refuted' ? ` at ${verdict.check}` : ''
+    throw new VaultMeshError('bad-receipt', `${verdict.outcome}${check}: ${verdict.reason}`)
+  }
+  return {
+    root: verdict.root.slice(2),
+    treeSize: receipt['treeSize'],
+    chain: verdict.chain,
+    network: verdict.network,
+    txHash: verdict.txHash,
+    anchorAt: verdict.anchoredAt,
+  }
 }
 
 /** Receipts in D1; a finding for those that no batch of the log will show. */

@@ -18,6 +18,7 @@ import { hashText, MANIFEST_TYP } from '#core/batch.ts'
 import { fromBase64Url, fromHex, fromUtf8, toHex, utf8, type Hash } from '#core/bytes.ts'
 import { verifyCheckpoint } from '#core/checkpoint.ts'
 import { EVENT_TYP, readEvent } from '#core/envelope.ts'
+import { isTombstone } from '#core/erasure.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { hashKey } from '#core/hash-key.ts'
 import { emptyRoot, leafHashes, restoreEdge, rootOf, rootOfEdge } from '#core/merkle.ts'
@@ -28,10 +29,12 @@ import { parseStrictJson } from '#core/strict-json.ts'
 import { isoTime } from '#core/time.ts'
 import type { BatchRecord } from '#store/batches.ts'
 import { batchKey, eventsKey, getBytes } from '#store/bucket.ts'
+import { checkTombstone, unexplained } from '#store/erasures.ts'
+import { ERASED_AT } from '#store/events.ts'
 import { Notes, type Findings } from '#store/findings.ts'
 import { checkReceipts, countReceipts } from '#store/fsck-receipts.ts'
 import { checkTree } from '#store/fsck-tree.ts'
-import type { NodeContext } from '#store/node.ts'
+import { nodeOf, type NodeContext } from '#store/node.ts'
 
 export type { Findings } from '#store/findings.ts'
 
@@ -126,26 +129,58 @@ async function indexFacts(env: Env) {
 /** Derives one batch again from its events. */
 export async function checkBatch(env: Env, node: NodeContext, height: number): Promise<Findings> {
   const notes = new Notes()
+  const derived = await deriveBatch(env, node, height, {
+    notes,
+    onRows: (rows) => checkRows(env, rows, notes),
+  })
+  if (derived === null) return notes.with({ height })
+  const { record } = derived
+  await checkBatchRow(env, record, notes)
+  await checkReceipts(env, node, record, notes)
+  const { count, treeSize, root } = record
+  return notes.with({ height, count, treeSize, root })
+}
+
+/** What is derived of a batch goes to `notes`, and its index rows, part by part, to `onRows`. */
+export interface Derivation {
+  readonly notes: Notes
+  readonly onRows: (rows: readonly ExpectedRow[]) => Promise<void>
+}
+
+/** A batch as its bytes make it. */
+export interface DerivedBatch {
+  readonly record: BatchRecord
+  /** Event hashes in leaf order; null, and a finding, if they are not all here. */
+  readonly hashes: readonly Uint8Array[] | null
+}
+
+/**
+ * Derives a batch from R2 alone: record, checkpoint, manifest, events, signatures, tiles and root. What does not
+ * fit is a finding; without any, all of it leads to what the log's key signed. Null if there is no record.
+ */
+export async function deriveBatch(
+  env: Env,
+  node: NodeContext,
+  height: number,
+  { notes, onRows }: Derivation,
+): Promise<DerivedBatch | null> {
   const record = await readRecord(env, height, notes)
-  if (record === null) return notes.with({ height })
+  if (record === null) return null
   const before = height === 1 ? null : await readRecord(env, height - 1, notes)
   const name = `Batch ${height}`
   if (height === 1 ? record.firstIndex !== 0 : before && before.treeSize !== record.firstIndex)
     notes.say(`${name}: it does not begin where the last one ended.`)
   if (before !== null && before.sealedAt > record.sealedAt)
     notes.say(`${name}: it was sealed before the batch before it.`)
-  await checkBatchRow(env, record, notes)
   const tree = { size: record.treeSize, root: record.root }
   await checkCheckpoint(node, record.checkpoint, tree, `${name}: its checkpoint`, notes)
-  const hashes = await checkEvents(env, record, notes)
+  const hashes = await eventRows(env, record, notes, onRows)
   await checkManifest(node, record, notes, {
     previousRoot: height === 1 ? hashText(emptyRoot) : before && `sha256:${before.root}`,
     batchRoot: hashes && hashText(rootOf(leafHashes(hashes))),
   })
   if (hashes !== null) await checkTree(env.BUCKET, { record, before, hashes }, notes)
-  await checkReceipts(env, node, record, notes)
-  const { count, treeSize, root } = record
-  return notes.with({ height, count, treeSize, root })
+  return { record, hashes }
 }
 
 const recordSchema = z
@@ -181,24 +216,29 @@ async function readRecord(env: Env, height: number, notes: Notes): Promise<Batch
   })
 }
 
-/** D1's row of the batch: each column is what R2 says. */
+/** D1’s row of the batch: each column is what R2 says. */
 async function checkBatchRow(env: Env, record: BatchRecord, notes: Notes): Promise<void> {
-  const row = await env.DB.prepare(
-    `SELECT height, first_index AS firstIndex, count, tree_size AS treeSize, root, sealed_at AS sealedAt, manifest, checkpoint, parts,
+  for (const fault of await batchRowFaults(env.DB, record)) notes.say(fault)
+}
+
+/** What is wrong with D1’s row of a batch, a sentence each. */
+export async function batchRowFaults(db: D1Database, record: BatchRecord): Promise<string[]> {
+  const row = await db
+    .prepare(
+      `SELECT height, first_index AS firstIndex, count, tree_size AS treeSize, root, sealed_at AS sealedAt, manifest, checkpoint, parts,
        committed, EXISTS (SELECT 1 FROM batches WHERE height > ?1 AND committed = 1) AS passed FROM batches WHERE height = ?1`,
-  )
+    )
     .bind(record.height)
     .first<BatchRecord & { committed: number; passed: number }>()
-  if (row === null) {
-    notes.say(`Batch ${record.height}: D1 lacks it.`)
-    return
-  }
+  if (row === null) return [`Batch ${record.height}: D1 lacks it.`]
+  const faults: string[] = []
   const { committed, passed, ...columns } = row
   const other = differing(record, columns)
   if (other.length > 0)
-    notes.say(`Batch ${record.height}: D1 and R2 differ in ${other.join(', ')}.`)
+    faults.push(`Batch ${record.height}: D1 and R2 differ in ${other.join(', ')}.`)
   if (committed !== 1 && passed === 1)
-    notes.say(`Batch ${record.height}: D1 hides it, though it shows later ones.`)
+    faults.push(`Batch ${record.height}: D1 hides it, though it shows later ones.`)
+  return faults
 }
 
 /** Names of the fields of `expected` that are not the same in `found`. */
@@ -278,7 +318,7 @@ async function checkManifest(
 }
 
 /** What the index must say of an event; attributes are absent if its bytes are garbage. */
-interface ExpectedRow {
+export interface ExpectedRow {
   readonly leaf: number
   readonly hash: string
   readonly hashKey: number
@@ -287,8 +327,9 @@ interface ExpectedRow {
   readonly offset: number
   readonly length: number
   readonly eventId?: string
-  readonly source?: string
-  readonly type?: string
+  /** Null of an erased event, as the type is. */
+  readonly source?: string | null
+  readonly type?: string | null
   readonly subject?: string | null
   readonly timeAt?: number
 }
@@ -297,10 +338,11 @@ interface ExpectedRow {
  * Bytes, signatures and index rows, a part at a time so that memory stays flat. Returns the event hashes
  * in leaf order, or null, and a finding, if they are not `count`.
  */
-async function checkEvents(
+async function eventRows(
   env: Env,
   record: BatchRecord,
   notes: Notes,
+  onRows: Derivation['onRows'],
 ): Promise<Uint8Array[] | null> {
   const hashes: Uint8Array[] = []
   for (let part = 0; part < record.parts; part++) {
@@ -314,15 +356,16 @@ async function checkEvents(
       const newline = bytes.indexOf(0x0a, offset)
       const end = newline < 0 ? bytes.length : newline
       const event = bytes.subarray(offset, end)
-      const hash = sha256(event)
-      const place = { height: record.height, part, offset, length: end - offset }
+      const leaf = record.firstIndex + hashes.length
+      const place = { leaf, height: record.height, part, offset, length: end - offset }
+      const hash = isTombstone(event) ? await checkErased(env, event, leaf, notes) : sha256(event)
       rows.push(
-        await checkEvent(event, hash, { leaf: record.firstIndex + hashes.length, ...place }, notes),
+        isTombstone(event) ? erasedRow(hash, place) : await checkEvent(event, hash, place, notes),
       )
       hashes.push(hash)
       offset = end + 1
       if (rows.length === ROWS_AT_ONCE || offset >= bytes.length) {
-        await checkRows(env, rows, notes)
+        await onRows(rows)
         rows = []
       }
     }
@@ -333,6 +376,24 @@ async function checkEvents(
   )
   return null
 }
+
+/** The entry of an erased event as its tombstone names it, and a finding unless that is there by right. */
+async function checkErased(env: Env, line: Uint8Array, leaf: number, notes: Notes): Promise<Hash> {
+  const node = await nodeOf(env)
+  const hash = await notes.attempt(`Leaf ${leaf}: its tombstone`, () =>
+    checkTombstone(env, node, line, leaf),
+  )
+  // What it says otherwise is held against the tree; garbage is a leaf that the tree has not.
+  return hash ?? sha256(line)
+}
+
+/** What the index must say of an erased event. */
+function erasedRow(hash: Hash, place: Pick<ExpectedRow, 'leaf' | Place>): ExpectedRow {
+  const nothing = { eventId: '', source: null, type: null, subject: null, timeAt: ERASED_AT }
+  return { ...place, hash: toHex(hash), hashKey: hashKey(hash), ...nothing }
+}
+
+type Place = 'height' | 'part' | 'offset' | 'length'
 
 /** Index rows compared in one question. */
 const ROWS_AT_ONCE = 1000
@@ -359,13 +420,7 @@ async function checkEvent(
 async function checkRows(env: Env, expected: readonly ExpectedRow[], notes: Notes): Promise<void> {
   const first = expected[0]!.leaf
   const [rows, twice] = await env.DB.batch<Record<string, unknown>>([
-    env.DB.prepare(
-      `SELECT e.leaf_index AS leaf, lower(hex(e.event_hash)) AS hash, e.hash_key AS hashKey, e.height, e.part, e.offset, e.length,
-         e.event_id AS eventId, s.name AS source, t.name AS type, e.subject, e.time_at AS timeAt
-       FROM events e LEFT JOIN names s ON s.id = e.source_id AND s.kind = 'source'
-         LEFT JOIN names t ON t.id = e.type_id AND t.kind = 'type'
-       WHERE e.leaf_index >= ?1 AND e.leaf_index < ?2`,
-    ).bind(first, first + expected.length),
+    storedRows(env.DB, expected),
     env.DB.prepare(
       `SELECT e.leaf_index AS leaf, d.leaf_index AS other FROM events e
          CROSS JOIN events d ON d.hash_key = e.hash_key AND d.event_hash = e.event_hash AND d.leaf_index < e.leaf_index
@@ -373,6 +428,9 @@ async function checkRows(env: Env, expected: readonly ExpectedRow[], notes: Note
     ).bind(first, first + expected.length),
   ])
   const found = new Map(rows!.results.map((row) => [row['leaf'], row]))
+  const erased = expected.filter((row) => row.source === null).map((row) => row.leaf)
+  for (const leaf of erased.length === 0 ? [] : await unexplained(env.DB, erased))
+    notes.say(`Leaf ${leaf}: it is erased, and the index has no vm.erased event of the log for it.`)
   let missing = 0
   for (const row of expected) {
     const stored = found.get(row.leaf)
@@ -391,4 +449,27 @@ async function checkRows(env: Env, expected: readonly ExpectedRow[], notes: Note
     notes.say(
       `Leaf ${String(leaf)}: its event is in the index twice, as leaf ${String(other)} too.`,
     )
+}
+
+/** Those of consecutive rows that D1 has not, or has otherwise. */
+export async function wrongRows(
+  db: D1Database,
+  expected: readonly ExpectedRow[],
+): Promise<ExpectedRow[]> {
+  const { results } = await storedRows(db, expected).all<Record<string, unknown>>()
+  const found = new Map(results.map((row) => [row['leaf'], row]))
+  return expected.filter((row) => differing(row, found.get(row.leaf) ?? {}).length > 0)
+}
+
+function storedRows(db: D1Database, expected: readonly ExpectedRow[]): D1PreparedStatement {
+  const first = expected[0]!.leaf
+  return db
+    .prepare(
+      `SELECT e.leaf_index AS leaf, lower(hex(e.event_hash)) AS hash, e.hash_key AS hashKey, e.height, e.part, e.offset, e.length,
+         e.event_id AS eventId, s.name AS source, t.name AS type, e.subject, e.time_at AS timeAt
+       FROM events e LEFT JOIN names s ON s.id = e.source_id AND s.kind = 'source'
+         LEFT JOIN names t ON t.id = e.type_id AND t.kind = 'type'
+       WHERE e.leaf_index >= ?1 AND e.leaf_index < ?2`,
+    )
+    .bind(first, first + expected.length)
 }

@@ -16,12 +16,21 @@ export interface AdmitGroup {
 }
 
 /** What became of an event of a group. */
-export const outcome = { accepted: 0, duplicate: 1, conflict: 2 } as const
+export const outcome = { accepted: 0, duplicate: 1, conflict: 2, erased: 3 } as const
 
-/** The first event under an identity that was posted again. */
+/** The first event under an identity that was posted again; of an erased one the `vm.erased` event. */
 export interface FirstAnswer {
   readonly eventHash: Uint8Array
   readonly receivedAt: number
+}
+
+/** An event that is to be forgotten, all but its hash and the HMAC of its identity. */
+export interface Forgotten {
+  readonly eventHash: Uint8Array
+  /** HMAC of its identity; null where that is not known any more. */
+  readonly identity: Uint8Array | null
+  /** Hash of the `vm.erased` event. */
+  readonly erasedBy: Uint8Array
 }
 
 /** The answer to a group; it arrives only after everything in it is durable. */
@@ -69,9 +78,13 @@ export interface PoolStatus {
 export interface IntakeMessage {
   readonly shard: number
   readonly eventHash: string
+  /** The request that brought it, for the audit; a message that was sent again has none. */
+  readonly requestId?: string
 }
 
 /** The reference that travels on `events-validated`. */
 export interface ValidatedMessage {
   readonly shard: number
+  /** The request whose commit sent it, for the audit. */
+  readonly requestId?: string
 }

@@ -28,7 +28,10 @@ export const names = sqliteTable(
   (t) => [uniqueIndex('names_kind_name').on(t.kind, t.name)],
 )
 
-/** One row for each sealed event. */
+/**
+ * One row for each sealed event. Of an erased one what its bytes said is gone: empty id, source and type 0, which no
+ * name has, no subject, and a time below all others.
+ */
 export const events = sqliteTable(
   'events',
   {
@@ -75,6 +78,42 @@ export const batches = sqliteTable(
   },
   // A random key, but one row a seal, not one an event.
   (t) => [index('batches_root').on(t.root)],
+)
+
+/**
+ * What each `vm.erased` event of the log asks for, and how far it was carried out (store/erasures.ts). Rows re-derive
+ * from the events; ids are their leaf indices.
+ */
+export const erasures = sqliteTable(
+  'erasures',
+  {
+    id: integer().primaryKey(),
+    /** Hash of the event that is to go. */
+    target: blob({ mode: 'buffer' }).notNull(),
+    /** The vm.erased event, a compact JWS: what a tombstone carries over the wire. */
+    event: text().notNull(),
+    /** due | done | asked (the operator's own event was posted) | refused */
+    state: text().notNull().default('due'),
+    /** Stores scrubbed so far, in order: pools, index, bundle, names. */
+    step: integer().notNull().default(0),
+    /** Leaf of the erased event, once the index forgot it. */
+    targetLeaf: integer('target_leaf'),
+    /** Names that the row of the target had, `source,type`; cleared with them. */
+    names: text(),
+    why: text(),
+    failures: integer().notNull().default(0),
+    nextAt: integer('next_at').notNull().default(0),
+    doneAt: integer('done_at'),
+  },
+  (t) => [
+    index('erasures_due')
+      .on(t.nextAt)
+      .where(sql`state = 'due'`),
+    index('erasures_target').on(t.target),
+    index('erasures_leaf')
+      .on(t.targetLeaf)
+      .where(sql`target_leaf IS NOT NULL`),
+  ],
 )
 
 /** The anchor outbox: one row for each root, chain, network and method, for ever. */

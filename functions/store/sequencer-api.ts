@@ -38,6 +38,8 @@ export interface SealMessage {
   readonly reason: 'due' | 'replay'
   /** The batch that is due: it names the work, the Sequencer looks for itself. */
   readonly height?: number
+  /** The request that made it due, for the audit. */
+  readonly requestId?: string
 }
 
 /** What a watcher sees of the seals (store/watch.ts). */
@@ -55,6 +57,14 @@ export interface SealWatch {
   /** Batches sealed, and attempts that failed, since the moment asked for. */
   readonly sealed: number
   readonly failed: number
+}
+
+/** What ended a rebuild of the index. */
+export interface IndexMended {
+  /** Rows that lay beyond the log, or that nothing names. */
+  readonly removed: number
+  /** Anchor jobs that came back from the wallets. */
+  readonly jobs: number
 }
 
 /** How a log stands that may have been ended. */

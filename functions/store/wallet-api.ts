@@ -6,6 +6,8 @@
  * - All variants of one root spend the same outpoints or the same nonce, so a chain can hold one of them.
  * - Signing the first variant of another root waits until the one before is settled.
  * - Every variant is stored before it is handed out, and none is ever forgotten.
+ * - A wallet that was put back from a backup (env RESTORED) signs for no root that it has not signed for, until an
+ *   operator has looked: what it signed after the backup may have paid for that root already.
  * - EVM: signed is the nonce after the wallet's own last one. What is signed above the chain's nonce can wait for
  *   ever, and be mined when nobody expects it.
  */
@@ -44,6 +46,11 @@ export interface Spend {
   readonly variants: readonly Variant[]
 }
 
+/** A spend with its number in the wallet, which grows. */
+export interface NumberedSpend extends Spend {
+  readonly id: number
+}
+
 /** An unspent output of the wallet's address. */
 export interface Coin {
   /** Display order. */
@@ -54,7 +61,10 @@ export interface Coin {
 }
 
 /** What to sign for a root. */
-export type SignRequest =
+export type SignRequest = {
+  /** An operator saw the hold `restored`, looked at the chain and released the job. */
+  readonly isRestoreReleased?: boolean
+} & (
   | {
       readonly root: string
       readonly price: Extract<Price, { chain: 'BTC' }>
@@ -73,12 +83,14 @@ export type SignRequest =
       /** Gas limit, decimal: what the chain asks for 32 bytes to ourselves. Replacements keep it. */
       readonly gas: string
     }
+)
 
 /**
  * Why nothing is signed. EVM: `unknown_spend`, the chain counts more transactions of the address than the wallet
- * signed; `nonce_gap`, it counts fewer, or not yet for good what an operator released.
+ * signed; `nonce_gap`, it counts fewer, or not yet for good what an operator released. `restored`: the wallet was put
+ * back from a backup and does not know what was signed since; an operator must look at the chain first.
  */
-export type HeldReason = 'no_funds' | 'fee_cap' | 'unknown_spend' | 'nonce_gap'
+export type HeldReason = 'no_funds' | 'fee_cap' | 'unknown_spend' | 'nonce_gap' | 'restored'
 
 /** The answer to a request to sign. */
 export type SignAnswer =
@@ -89,6 +101,8 @@ export type SignAnswer =
 
 /** The wallet as a rail sees it. */
 export interface WalletApi {
+  /** All that was ever signed for, oldest first: after spend `after` (0 for the first), at most `limit`. */
+  history(after: number, limit: number): Promise<readonly NumberedSpend[]>
   /** What was signed for a root, or null. */
   find(root: string): Promise<Spend | null>
   /** Signs the first variant; asked again it answers with what it signed then, whatever the request. */

@@ -24,7 +24,7 @@ import {
 } from '#core/watch.ts'
 import { clearAlert, raiseAlert, settledAlerts, type Alert } from '#store/alerts.ts'
 import { configuredRails } from '#store/anchors.ts'
-import { count, type Background } from '#store/metrics.ts'
+import { count } from '#store/metrics.ts'
 import { nodeOf, type NodeContext } from '#store/node.ts'
 import { batchLink, heightOfTree } from '#store/suffering.ts'
 
@@ -38,7 +38,6 @@ export interface Memory {
 /** One look, as a watcher is handed it. */
 export interface Look {
   readonly env: Env
-  readonly ctx: Background | undefined
   readonly node: NodeContext
   /** Epoch ms. */
   readonly nowAt: number
@@ -73,7 +72,6 @@ export async function runWatchers(
   env: Env,
   watchers: readonly Watcher[],
   nowAt: number,
-  ctx: Background | undefined,
 ): Promise<void> {
   const { DB } = env
   const [state, alerts] = await DB.batch<StateRow & OpenAlert>([
@@ -82,7 +80,7 @@ export async function runWatchers(
   ])
   const memory = memoryOf(state!.results, nowAt)
   const open = alerts!.results
-  const look = { env, ctx, node: await nodeOf(env), nowAt, memory, open }
+  const look = { env, node: await nodeOf(env), nowAt, memory, open }
   const writes: D1PreparedStatement[] = []
   for (const { name, look: lookAt } of watchers) {
     try {
@@ -230,7 +228,7 @@ WHERE NOT EXISTS (SELECT 1 FROM revocations v WHERE v.receipt_id = r.id)`
 /** Holds stored receipts against their own proofs, offline: those next in turn, and those that failed before. */
 const receipts: Watcher = {
   name: 'receipts',
-  async look({ env, ctx, node, nowAt, memory, open }) {
+  async look({ env, node, nowAt, memory, open }) {
     const { DB } = env
     const round = memory.get('receipts') ?? always({ after: 0 })
     const { after } = round.value as { readonly after: number }
@@ -263,7 +261,7 @@ const receipts: Watcher = {
       if (verdict.outcome === 'verified' || verdict.outcome === 'refuted') {
         const outcome = verdict.outcome === 'verified' ? 'ok' : 'failed'
         const labels = { chain: chain as AnchorReceipt['chain'], outcome } as const
-        count(env, ctx, 'vaultmesh_receipt_verifications_total', labels)
+        count(env, undefined, 'vaultmesh_receipt_verifications_total', labels)
       }
       if (verdict.outcome !== 'refuted') continue
       due.push({

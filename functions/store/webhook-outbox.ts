@@ -110,10 +110,10 @@ export async function dueDeliveries(
 /** The statement of `dueDeliveries`. */
 export const DUE = `SELECT d.id, d.failures, d.created_at AS createdAt, d.hook_id AS hookId, d.type, d.rail,
   d.leaf_index AS leafIndex, w.url, w.ended_at AS endedAt, w.name AS hook,
-  hex(e.event_hash) AS hash, e.event_id AS eventId, s.name AS source, e.height, b.sealed_at AS sealedAt,
+  hex(e.event_hash) AS hash, e.event_id AS eventId, coalesce(s.name, '') AS source, e.height, b.sealed_at AS sealedAt,
   r.chain, r.network, r.tx_hash AS txHash, r.anchor_at AS anchorAt, r.tree_size AS treeSize
 FROM webhook_deliveries d INDEXED BY webhook_deliveries_due LEFT JOIN webhooks w ON w.id = d.hook_id
-  JOIN events e ON e.leaf_index = d.leaf_index JOIN names s ON s.id = e.source_id
+  JOIN events e ON e.leaf_index = d.leaf_index LEFT JOIN names s ON s.id = e.source_id
   JOIN batches b ON b.height = e.height LEFT JOIN receipts r ON r.id = d.receipt_id
 WHERE d.lane_id = ?1 AND d.state = 'pending' AND d.next_at <= ?2 ORDER BY d.next_at, d.id LIMIT ${TURN}`
 

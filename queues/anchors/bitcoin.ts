@@ -101,7 +101,9 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     const coins = await agreedCoins(context)
     const feerate = await context.route.first(clients, (client) => client.feerate(TARGET_BLOCKS[0]))
     // Also with no coin at all: the one there is may be under way for another root, which is no want.
-    const answer = await wallet.sign({ root, price: { chain: 'BTC', feerate }, coins })
+    const isRestoreReleased = context.released && context.releasedFrom === 'restored'
+    const price = { chain: 'BTC', feerate } as const
+    const answer = await wallet.sign({ root, price, coins, isRestoreReleased })
     if ('busy' in answer) return { state: 'busy', reason: answer.busy, againAt: againAt(context) }
     if ('held' in answer) return { state: 'held', work: null, reason: answer.held }
     return { state: 'signed', work: workOf(answer.spend) }

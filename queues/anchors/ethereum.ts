@@ -101,6 +101,7 @@ export function ethereumRail(options: EthereumRailOptions): Rail<EthereumWork> {
     })
     const answer = await wallet.sign({
       root: toHex(root),
+      isRestoreReleased: context.released && context.releasedFrom === 'restored',
       price: priceOf(price.fees),
       nonce,
       releasedNonce: final === null ? null : Math.min(...final),

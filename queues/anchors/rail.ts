@@ -75,6 +75,8 @@ export interface RailContext {
   random(n: number): Uint8Array
   /** True when the operator has looked at a held job and wants it tried; once. */
   readonly released: boolean
+  /** Why it was held when it was released: a release is for what the operator was told. */
+  readonly releasedFrom?: string | null
 }
 
 /** Where a transaction stands that is in a block, but not deep enough yet. */

@@ -8,25 +8,24 @@
  */
 
 import type { AnchorReceipt } from '#core/anchor-receipt.ts'
-import { receiptsToCheck, revokeReceipt, scheduleCheck } from '#store/anchor-receipts.ts'
-import { count, type Background } from '#store/metrics.ts'
+import {
+  receiptsToCheck,
+  revokeReceipt,
+  scheduleCheck,
+  WATCHED_MS,
+} from '#store/anchor-receipts.ts'
+import { count } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import type { RailContext } from './rail.ts'
 import { railOf } from './rails.ts'
 import { RememberedRoute } from './route.ts'
 
-/** The deepest reorganisations of a final block known on any chain were undone within days. */
-const WATCHED_MS = 14 * 86_400_000
 const EVERY_MS = 3_600_000
 /** A tick asks for so few that it never floods a provider: 10 a minute are 600 receipts an hour. */
 const PER_TICK = 10
 
 /** Looks at the receipts that are due; returns how many were revoked. A provider that fails is asked next hour. */
-export async function recheckReceipts(
-  env: Env,
-  nowAt: number,
-  ctx: Background | undefined,
-): Promise<number> {
+export async function recheckReceipts(env: Env, nowAt: number): Promise<number> {
   const due = await receiptsToCheck(env.DB, nowAt, PER_TICK)
   let revoked = 0
   for (const row of due) {
@@ -47,7 +46,7 @@ export async function recheckReceipts(
         reason = await rail.disproof(receipt, context)
         const outcome = reason === null ? 'ok' : 'failed'
         const { chain } = receipt
-        count(env, ctx, 'vaultmesh_receipt_verifications_total', { chain, outcome })
+        count(env, undefined, 'vaultmesh_receipt_verifications_total', { chain, outcome })
       }
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)

@@ -60,6 +60,20 @@ export function evmName(config: EvmConfig): string {
   return `EVM/${evmNetwork(config.chainId)}/${ethereumAccount(config.privateKey).address}`
 }
 
+/** The wallets of the settings, with the rail that each pays for. */
+export function paidRails(
+  config: Config,
+): readonly { readonly chain: 'BTC' | 'EVM'; readonly network: string; readonly name: string }[] {
+  const { bitcoin, evm } = config
+  const name = bitcoin === null ? '' : bitcoinName(bitcoin)
+  return [
+    ...(name === '' ? [] : [{ chain: 'BTC' as const, network: bitcoin!.network, name }]),
+    ...(evm === null
+      ? []
+      : [{ chain: 'EVM' as const, network: evmNetwork(evm.chainId), name: evmName(evm) }]),
+  ]
+}
+
 /**
  * Why the chain's nonce is none to sign at, or null.
  *

@@ -61,6 +61,16 @@ describe('a peer', () => {
     expect(() => removePeer(example, did)).toThrow('is not in peers_allowlist')
   })
 
+  test('is added with a note, which goes with it', () => {
+    for (const url of [undefined, 'https://node-9.example']) {
+      const text = addPeer(example, { did, url, note: "Bob's node: #3 'there'" })
+      expect(text).toMatch(new RegExp(`${did}'? # Bob's node: #3 'there'`))
+      expect(peers(text)).toEqual([...there, did])
+      expect(removePeer(text, did)).not.toContain('Bob')
+    }
+    expect(() => addPeer(example, { did, note: 'a\nb: c' })).toThrow('one line')
+  })
+
   test('cannot bring in YAML of its own', () => {
     const origin = 'x/log"\npeers_allowlist: []'
     expect(() => addPeer(example, { did, origin })).toThrow('must be an origin')

@@ -9,8 +9,10 @@
  */
 
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { readFileSync, readdirSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { jobs, runCron, type Job } from '../../functions/cron.ts'
 import worker, {
@@ -107,7 +109,7 @@ export class Platform {
   #number = 0
   readonly #disks = new Map<string, DatabaseSync>()
   readonly #alarms = new Map<string, number | null>()
-  readonly #d1 = new DatabaseSync(':memory:')
+  #d1 = new DatabaseSync(':memory:')
   readonly #r2 = new Map<string, Uint8Array>()
   #instances = new Map<string, { object: object; storage: SqlStorageSim }>()
   #queues = new Map<string, Message[]>()
@@ -212,7 +214,11 @@ export class Platform {
   }
 
   #bucket(step: Step): unknown {
+    const etagOf = (bytes: Uint8Array): string => createHash('md5').update(bytes).digest('hex')
     const read = (bytes: Uint8Array) => ({
+      get etag() {
+        return etagOf(bytes)
+      },
       arrayBuffer: async () => bytes.slice().buffer,
       text: async () => new TextDecoder().decode(bytes),
       get body() {
@@ -227,9 +233,26 @@ export class Platform {
           const { offset, length } = options?.range ?? { offset: 0, length: bytes.length }
           return read(bytes.slice(offset, offset + length))
         }),
-      put: (key: string, value: Uint8Array | string, options?: { onlyIf?: object }) =>
+      list: ({ prefix }: { prefix: string }) =>
+        step(`r2.list ${prefix.split('/')[0]}`, () => ({
+          objects: [...this.#r2.keys()]
+            .filter((key) => key.startsWith(prefix))
+            .sort()
+            .map((key) => ({ key })),
+          truncated: false,
+        })),
+      put: (
+        key: string,
+        value: Uint8Array | string,
+        options?: { onlyIf?: { etagMatches?: string } },
+      ) =>
         step(`r2.put ${key.split('/').slice(0, 2).join('/').replace(/\d+/, 'n')}`, () => {
-          if (options?.onlyIf !== undefined && this.#r2.has(key)) return null
+          const there = this.#r2.get(key)
+          const wanted = options?.onlyIf?.etagMatches
+          if (wanted !== undefined && (there === undefined || etagOf(there) !== wanted)) return null
+          // Otherwise a condition is "if there is none yet".
+          if (options?.onlyIf !== undefined && wanted === undefined && there !== undefined)
+            return null
           this.#r2.set(
             key,
             typeof value === 'string' ? new TextEncoder().encode(value) : value.slice(),
@@ -310,14 +333,66 @@ export class Platform {
     this.#disks.get(id)!.exec(sql)
   }
 
+  /** Ids of the Durable Objects that have storage. */
+  disks(): string[] {
+    return [...this.#disks.keys()]
+  }
+
   /** Rows on the disk of a Durable Object, read behind its back. */
   disk(id: string, sql: string): Record<string, unknown>[] {
     return this.#disks.get(id)?.prepare(sql).all() ?? []
   }
 
+  /** Every object in R2, every blob and text of D1 and of the Durable Objects: what a thief of the disk would read. */
+  *everything(): Generator<readonly [where: string, bytes: Uint8Array]> {
+    for (const [key, bytes] of this.#r2) yield [`r2 ${key}`, bytes]
+    for (const [name, db] of [['d1', this.#d1] as const, ...this.#disks]) {
+      const tables = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").all()
+      for (const { name: table } of tables) {
+        for (const row of db.prepare(`SELECT * FROM "${String(table)}"`).all()) {
+          for (const [column, value] of Object.entries(row)) {
+            if (value === null) continue
+            const bytes =
+              value instanceof Uint8Array ? value : Buffer.from(String(value as string | number))
+            yield [`${name} ${String(table)}.${column}`, bytes]
+          }
+        }
+      }
+    }
+  }
+
   /** A statement on D1 behind everybody's back. */
   index(sql: string): Record<string, unknown>[] {
     return this.#d1.prepare(sql).all()
+  }
+
+  /** A copy of all storage, as a backup of the stopped node is; `restore` puts it back, as a start from that backup does. */
+  backup(): { restore(): void } {
+    const copyOf = (db: DatabaseSync): DatabaseSync => {
+      const folder = mkdtempSync(join(tmpdir(), 'vm-sim-'))
+      db.exec(`VACUUM INTO '${join(folder, 'copy')}'`)
+      const copy = new DatabaseSync(join(folder, 'copy'))
+      // The file lives on, nameless, as long as it is open; a journal would need its folder.
+      copy.exec('PRAGMA journal_mode = MEMORY')
+      rmSync(folder, { recursive: true })
+      return copy
+    }
+    const d1 = copyOf(this.#d1)
+    const disks = [...this.#disks].map(([id, db]) => [id, copyOf(db)] as const)
+    const alarms = [...this.#alarms]
+    const r2 = [...this.#r2]
+    return {
+      restore: () => {
+        this.#d1 = d1
+        this.#disks.clear()
+        for (const [id, db] of disks) this.#disks.set(id, db)
+        this.#alarms.clear()
+        for (const [id, at] of alarms) this.#alarms.set(id, at)
+        this.#r2.clear()
+        for (const [key, bytes] of r2) this.#r2.set(key, bytes)
+        this.kill()
+      },
+    }
   }
 
   /** The process dies: memory and messages are gone, storage stays. */
@@ -411,9 +486,7 @@ export class Platform {
       }
     }
     try {
-      await life.run(this.#generation, () =>
-        runCron('* * * * *', this.env, nowAt, this.#ctx as never, this.#jobs),
-      )
+      await life.run(this.#generation, () => runCron('* * * * *', this.env, nowAt, this.#jobs))
     } catch {
       // The next minute tries again.
     }

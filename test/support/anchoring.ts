@@ -11,6 +11,7 @@ import { chooseCoins, signBitcoin } from '../../queues/anchors/bitcoin-wallet.ts
 import type { AnchorJob, Rail, RailContext, RailStep, Work } from '../../queues/anchors/rail.ts'
 import type {
   Coin,
+  NumberedSpend,
   Price,
   SignAnswer,
   SignRequest,
@@ -31,6 +32,11 @@ export class MapWallet implements WalletApi {
 
   constructor(key: string, type: AddressType) {
     this.#key = { key, type, network: 'regtest' }
+  }
+
+  async history(after: number, limit: number): Promise<readonly NumberedSpend[]> {
+    const all = [...this.dead, ...[...this.spends.values()].map(({ spend }) => spend)]
+    return all.slice(after, after + limit).map((spend, i) => ({ ...spend, id: after + i + 1 }))
   }
 
   async find(root: string): Promise<Spend | null> {

@@ -51,6 +51,10 @@ export function fakeEthereumWallet(key: string, chainId: number, feeCapWei: bigi
     spends,
     feeCapWei,
     isForgetful: false,
+    history: (after, limit) =>
+      Promise.resolve(
+        spends.slice(after, after + limit).map((spend, i) => ({ ...spend, id: after + i + 1 })),
+      ),
     find: (root) => Promise.resolve(wallet.isForgetful ? null : newest(root)),
     async sign(request: SignRequest) {
       if (!('nonce' in request)) throw new Error('not an EVM request')
