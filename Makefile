@@ -1,17 +1,21 @@
 # Thin: each target is one command that also runs without make. Tools are checked first, in words.
-.PHONY: anchor-btc anchor-evm anchor-tsa anchor-all up federation demo lab lab-outage test bench check fmt seal fsck secrets clean install tools
+.PHONY: anchor-btc anchor-evm anchor-tsa anchor-all up stop federation demo lab lab-outage lab-kill gates test bench check fmt seal fsck secrets clean install tools
 STAMP := node_modules/.package-lock.json
 NODE := node_modules/.bin/node
 NEEDED := node npm openssl python3 git
 # Without openssl the node runs too, its timestamp rail off.
-up federation seal fsck secrets anchor-btc anchor-evm anchor-tsa anchor-all: NEEDED := node npm
+up stop federation seal fsck secrets anchor-btc anchor-evm anchor-tsa anchor-all: NEEDED := node npm
 
 up: tools $(STAMP) ; @exec $(NODE) scripts/up.ts $(ARGS)
 # CONFIG names keys, so none comes with the source: config/examples has one to start from.
 federation: tools $(STAMP) ; @exec $(NODE) scripts/federation.ts $(if $(CONFIG),--federation $(CONFIG)) $(ARGS)
+# Ends the node that runs here, and its units.
+stop: $(STAMP) ; @scripts/vaultmesh stop $(ARGS)
 demo: tools $(STAMP) ; @exec $(NODE) scripts/demo.ts $(ARGS)
 lab: tools $(STAMP) ; @exec $(NODE) scripts/lab-federation.ts $(ARGS)
 lab-outage: tools $(STAMP) ; @exec $(NODE) scripts/lab-outage.ts $(ARGS)
+lab-kill: tools $(STAMP) ; @exec $(NODE) scripts/lab-kill.ts $(ARGS)
+gates: tools $(STAMP) ; @exec $(NODE) scripts/gates.ts $(ARGS)
 test: tools $(STAMP) ; @npm test --silent
 bench: tools $(STAMP) ; @npm run -s bench -- $(ARGS)
 check: $(STAMP) ; @npm run -s check

@@ -22,7 +22,7 @@ import type { ConflictsView, PeersView } from '#store/federation-api.ts'
 import { RAILS, Report, sayMesh, short, tipsOf, type Lab } from './lab/federation-lab.ts'
 import { LabNode } from './lab/federation-node.ts'
 import { converge, cosign, cutOff, rotate } from './lab/federation-steps.ts'
-import { untilStopped } from './selfhost.ts'
+import { untilStopped } from './listen.ts'
 import { LAB_USAGE } from './usage.ts'
 
 /** Short times; the newest root is anchored once at the start, and when the lab says so. */
@@ -45,33 +45,61 @@ async function labFederation(args: readonly string[]): Promise<number> {
   }
   const options = { keep: { type: 'boolean', default: false } } as const
   const { values } = parseArgs({ args: [...args], options })
+  const say = (line: string): void => console.log(line)
+  const facts = await federationLab({ keep: values.keep, say })
+  for (const line of facts.absent) console.error(`vaultmesh: ${line}`)
+  if (facts.absent.length > 0) {
+    console.error('vaultmesh: the conflict of this lab needs Bitcoin, an EVM chain and timestamps.')
+    return 1
+  }
+  return facts.isStopped ? 1 : verdict(facts)
+}
+
+/** What came of the lab. */
+export interface FederationFacts {
+  /** Parts that are not here, one line each: then nothing was played. */
+  readonly absent: readonly string[]
+  /** What was held to be true, and what of it was not. */
+  readonly checks: number
+  readonly wrong: readonly string[]
+  readonly seconds: number
+  /** A signal ended it. */
+  readonly isStopped: boolean
+}
+
+/** Plays gate 1; `say` takes its story line by line. */
+export async function federationLab({
+  keep = false,
+  say,
+}: {
+  readonly keep?: boolean
+  readonly say: (line: string) => void
+}): Promise<FederationFacts> {
   const folder = await mkdtemp(join(tmpdir(), 'vm-mesh-'))
   const identity = process.env['VAULTMESH_AGE_KEY_FILE']
   process.env['VAULTMESH_AGE_KEY_FILE'] = join(folder, 'age', 'keys.txt')
   const undo: (() => Promise<unknown>)[] = []
-  const report = new Report()
+  const report = new Report(say)
+  const facts = (absent: readonly string[]): FederationFacts => {
+    const { checks, wrong, seconds, isOver } = report
+    return { absent, checks, wrong, seconds, isStopped: isOver }
+  }
   try {
-    const say = (line: string): void => console.log(line)
     const devnet = await startDevnet({ dir: join(folder, 'devnet'), mineEveryMs: 500, say })
     undo.push(() => devnet.stop())
-    for (const { line } of devnet.absent) console.error(`vaultmesh: ${line}`)
-    if (devnet.absent.length > 0) {
-      console.error(
-        'vaultmesh: the conflict of this lab needs Bitcoin, an EVM chain and timestamps.',
-      )
-      return 1
-    }
-    const ended = untilStopped().then((signal) => {
+    if (devnet.absent.length > 0) return facts(devnet.absent.map(({ line }) => line))
+    const stopped = async (): Promise<void> => {
+      const signal = await untilStopped()
       report.isOver = true
-      console.log(`\nlab: stopped (${signal})`)
-      return 1
-    })
-    return await Promise.race([ended, play({ folder, devnet, report, undo })])
+      say(`\nlab: stopped (${signal})`)
+    }
+    await Promise.race([stopped(), play({ folder, devnet, report, undo })])
+    return facts([])
   } finally {
     for (const step of undo.toReversed()) await step()
     if (identity === undefined) delete process.env['VAULTMESH_AGE_KEY_FILE']
     else process.env['VAULTMESH_AGE_KEY_FILE'] = identity
-    if (values.keep) console.log(`kept in ${folder}`)
+    if (keep) say(`kept in ${folder}`)
     else await rm(folder, { recursive: true, force: true })
   }
 }
@@ -86,7 +114,7 @@ async function play({
   readonly devnet: Devnet
   readonly report: Report
   readonly undo: (() => Promise<unknown>)[]
-}): Promise<number> {
+}): Promise<void> {
   // One bundle for all and from now on: the sources may change while the lab runs.
   const script = join(folder, 'worker.js')
   await writeFile(script, await bundleWorker())
@@ -100,7 +128,7 @@ async function play({
   undo.push(() => Promise.all(nodes.map((node) => node.end())))
   const lab: Lab = { grounds, devnet, a, b, c, report, undo }
   const { btc, evm, tsa } = devnet
-  console.log(
+  report.say(
     `devnet  bitcoind regtest 127.0.0.1:${btc!.port}, anvil ${evm!.url}, openssl ${tsa!.url} (worth nothing)`,
   )
   try {
@@ -118,7 +146,6 @@ async function play({
     report.check(false, error instanceof Error ? error.message : String(error))
     for (const node of nodes) await sayState(lab, node)
   }
-  return report.isOver ? 1 : verdict(report)
 }
 
 /** Settings of a node with a wallet of its own, whose coins can be spent. */
@@ -149,7 +176,7 @@ async function sayState({ report }: Lab, node: LabNode): Promise<void> {
   for (const line of words.slice(-LAST_WORDS)) report.say(`${name} logged ${line.slice(0, 300)}`)
 }
 
-function verdict({ wrong, seconds }: Report): number {
+function verdict({ wrong, seconds }: FederationFacts): number {
   const time = `${seconds.toFixed(0)} s`
   if (wrong.length > 0) {
     console.log(`\n✗ lab: ${wrong.length} of its checks failed (${time})`)

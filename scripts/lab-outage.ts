@@ -18,7 +18,7 @@ import type { Chain } from '#core/anchor-receipt.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { bitcoinAddresses, evmAddress } from './anchor-keys.ts'
 import { bundleWorker, ROOT } from './build.ts'
-import { startDevnet, type Devnet } from './devnet/devnet.ts'
+import { startDevnet, type Devnet, type Part } from './devnet/devnet.ts'
 import { startFaultProxy, type FaultProxy } from './devnet/fault-proxy.ts'
 import { portOrFree } from './devnet/port.ts'
 import { anchorVars, partsOf } from './devnet/settings.ts'
@@ -30,11 +30,10 @@ import { playRounds, type Rounds } from './lab/rounds.ts'
 import { Shelf } from './lab/shelf.ts'
 import { bitcoinSpends, ethereumSpends, type Spends } from './lab/spends.ts'
 import { RECEIPTS_DIR } from './receipt-files.ts'
-import { startNode, untilStopped, type RunningNode } from './selfhost.ts'
+import { untilStopped } from './listen.ts'
+import { startNode, type RunningNode } from './selfhost.ts'
 
 const ROUNDS = 10
-const say = (line: string): void => console.log(line)
-
 type Vars = Record<string, string>
 
 /** What both parts need. */
@@ -43,6 +42,7 @@ interface Lab {
   readonly devnet: Devnet
   /** Run at the end, the latest first. */
   readonly undo: (() => Promise<unknown>)[]
+  readonly say: (line: string) => void
   /** Ends it before its time. */
   readonly stop: () => void
 }
@@ -59,7 +59,49 @@ async function labOutage(args: readonly string[]): Promise<number> {
       without: { type: 'string', multiple: true },
     },
   })
-  const without = partsOf(values.without ?? [])
+  const say = (line: string): void => console.log(line)
+  const facts = await outageLab({ without: partsOf(values.without ?? []), keep: values.keep, say })
+  for (const { line } of facts.absent) console.error(line)
+  if (facts.absent.length > 0) {
+    const parts = facts.absent.map(({ part }) => part).join(',')
+    console.error(`vaultmesh: to run all the same: make lab-outage ARGS="--without ${parts}"`)
+    return 1
+  }
+  if (facts.isStopped) return 1
+  return verdict(facts)
+}
+
+/** What came of the lab. */
+export interface OutageFacts {
+  /** Parts that are wanted and not here: then nothing was played. */
+  readonly absent: Devnet['absent']
+  /** Consecutive anchors played, and receipt files kept of them. */
+  readonly rounds: number
+  readonly kept: number
+  /** Outages endured. */
+  readonly endured: number
+  /** What did not hold, one sentence each. */
+  readonly wrong: readonly string[]
+  readonly seconds: number
+  /** A signal ended it. */
+  readonly isStopped: boolean
+}
+
+/** Plays gate 2; `say` takes its story line by line. */
+export async function outageLab({
+  without = new Set(),
+  keep = false,
+  say,
+}: {
+  readonly without?: ReadonlySet<Part>
+  readonly keep?: boolean
+  readonly say: (line: string) => void
+}): Promise<OutageFacts> {
+  const begun = performance.now()
+  const nothing = { absent: [], rounds: ROUNDS, kept: 0, endured: 0, wrong: [], isStopped: false }
+  const after = (found: Partial<OutageFacts>): OutageFacts => {
+    return { ...nothing, ...found, seconds: (performance.now() - begun) / 1000 }
+  }
   const folder = await mkdtemp(join(tmpdir(), 'vm-lab-'))
   const identity = process.env['VAULTMESH_AGE_KEY_FILE']
   process.env['VAULTMESH_AGE_KEY_FILE'] = join(folder, 'age', 'keys.txt')
@@ -67,25 +109,20 @@ async function labOutage(args: readonly string[]): Promise<number> {
   try {
     const devnet = await startDevnet({ dir: join(folder, 'devnet'), without, say })
     undo.push(() => devnet.stop())
-    for (const { line } of devnet.absent) console.error(line)
-    if (devnet.absent.length > 0) {
-      const parts = devnet.absent.map(({ part }) => part).join(',')
-      console.error(`vaultmesh: to run all the same: make lab-outage ARGS="--without ${parts}"`)
-      return 1
-    }
-    const { promise, resolve } = Promise.withResolvers<number>()
-    return await Promise.race([promise, play({ folder, devnet, undo, stop: () => resolve(1) })])
+    if (devnet.absent.length > 0) return after({ absent: devnet.absent })
+    const { promise, resolve } = Promise.withResolvers<Partial<OutageFacts>>()
+    const stop = (): void => resolve({ isStopped: true })
+    return after(await Promise.race([promise, play({ folder, devnet, undo, say, stop })]))
   } finally {
     for (const step of undo.toReversed()) await step()
     if (identity === undefined) delete process.env['VAULTMESH_AGE_KEY_FILE']
     else process.env['VAULTMESH_AGE_KEY_FILE'] = identity
-    if (values.keep) say(`kept in ${folder}`)
+    if (keep) say(`kept in ${folder}`)
     else await rm(folder, { recursive: true, force: true })
   }
 }
 
-async function play(lab: Lab): Promise<number> {
-  const begun = performance.now()
+async function play(lab: Lab): Promise<Partial<OutageFacts>> {
   const wrong: string[] = []
   let kept = 0
   let endured = 0
@@ -101,11 +138,15 @@ async function play(lab: Lab): Promise<number> {
     if (!(error instanceof VaultMeshError)) throw error
     wrong.push(error.message)
   }
-  const took = `${((performance.now() - begun) / 1000).toFixed(0)} s`
+  return { kept, endured, wrong }
+}
+
+function verdict({ rounds, kept, endured, wrong, seconds }: OutageFacts): number {
+  const took = `${seconds.toFixed(0)} s`
   for (const sentence of wrong) console.error(`✗ ${sentence}`)
-  say(
+  console.log(
     wrong.length === 0
-      ? `\n✓ ${ROUNDS} consecutive anchors verified, ${kept} receipts kept; ${endured} outages kept the schedule and no root was paid for twice (${took})`
+      ? `\n✓ ${rounds} consecutive anchors verified, ${kept} receipts kept; ${endured} outages kept the schedule and no root was paid for twice (${took})`
       : `\n✗ FAILED: ${wrong.length} of what was promised did not hold (${took})`,
   )
   return wrong.length === 0 ? 0 : 1
@@ -113,7 +154,7 @@ async function play(lab: Lab): Promise<number> {
 
 /** Ten rounds on the node as everybody runs it. */
 async function anchors(lab: Lab): Promise<Rounds> {
-  const { folder, devnet } = lab
+  const { folder, devnet, say } = lab
   const vars = await varsOf(lab, 'rounds')
   const node = await nodeIn(lab, 'a', {
     ...vars,
@@ -134,10 +175,10 @@ async function anchors(lab: Lab): Promise<Rounds> {
     say,
   })
   await node.stop()
-  const paid = await audit(devnet, vars, rounds.roots)
+  const paid = await audit(lab, vars, rounds.roots)
   const file = join(RECEIPTS_DIR, 'lab.trust.json')
   await writeFile(file, `${JSON.stringify(node.trust, null, 2)}\n`)
-  const isShown = show(rounds.roots.at(-1)!, file)
+  const isShown = show(rounds.roots.at(-1)!, file, say)
   const wrong = [...rounds.wrong, ...paid]
   if (!isShown) wrong.push('verify-anchor does not confirm the newest root')
   return { ...rounds, wrong }
@@ -147,7 +188,7 @@ async function anchors(lab: Lab): Promise<Rounds> {
 async function outagesOf(
   lab: Lab,
 ): Promise<{ readonly count: number; readonly wrong: readonly string[] }> {
-  const { folder, devnet, undo } = lab
+  const { folder, devnet, undo, say } = lab
   const real = await varsOf(lab, 'outages')
   const proxies = new Map<Chain, FaultProxy>()
   const vars = { ...real }
@@ -190,7 +231,7 @@ async function outagesOf(
       if (count.length !== 1) wrong.push(`${root} has ${count.length} receipts of ${chain}`)
     }
   }
-  wrong.push(...(await audit(devnet, vars, roots)))
+  wrong.push(...(await audit(lab, vars, roots)))
   return { count: plan.length, wrong }
 }
 
@@ -232,7 +273,7 @@ function paidIn(
 
 /** Reads both chains whole: each root is in one transaction of ours, and there are no others. */
 async function audit(
-  devnet: Devnet,
+  { devnet, say }: Lab,
   vars: Vars,
   roots: readonly string[],
 ): Promise<readonly string[]> {
@@ -254,13 +295,13 @@ async function audit(
 }
 
 /** Shows the command that anybody would use, on files alone: the node is stopped. */
-function show(root: string, trustFile: string): boolean {
+function show(root: string, trustFile: string, say: (line: string) => void): boolean {
   const args = ['--root', root, '--trust', trustFile]
   say(`\n$ scripts/verify-anchor.sh ${args.join(' ')}`)
   const { status, stdout, stderr } = spawnSync(join(ROOT, 'scripts', 'verify-anchor.sh'), args, {
     encoding: 'utf8',
   })
-  process.stdout.write(stdout + stderr)
+  for (const line of (stdout + stderr).trimEnd().split('\n')) say(line)
   return status === 0
 }
 

@@ -9,9 +9,15 @@ import { ROOT } from '../../scripts/build.ts'
 /** The test that runs the blocks marked `sh` of a page, as they stand. */
 export const RUN_BY: Readonly<Record<string, string>> = {
   'README.md': 'test/e2e/readme.test.ts',
+  'docs/audit.md': 'test/e2e/audit.test.ts',
+  'docs/doctor.md': 'test/e2e/doctor.test.ts',
+  'docs/intake.md': 'test/e2e/doctor.test.ts',
   'docs/alerts.md': 'test/e2e/readme.test.ts',
+  'docs/backup.md': 'test/e2e/backup.test.ts',
   'docs/formats.md': 'test/e2e/readme.test.ts',
   'docs/psi.md': 'test/e2e/readme.test.ts',
+  'docs/self-host.md': 'test/e2e/systemd.test.ts',
+  'docs/secrets.md': 'test/e2e/secrets-commands.test.ts',
 }
 
 /** The blocks marked `sh` of a page, in order; with `heading`, those below it up to the next one of its level. */

@@ -9,6 +9,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { codes } from '#core/errors.ts'
 import { ROOT } from '../../scripts/build.ts'
 import type { Command } from '../../scripts/cli/command.ts'
 import { vaultmesh } from './support.ts'
@@ -158,4 +159,28 @@ test('every page with commands to run has a test that runs them', () => {
     expect(texts.has(page), page).toBe(true)
     expect(readFileSync(join(ROOT, file), 'utf8'), file).toContain(page.split('/').at(-1))
   }
+})
+
+test('what troubleshooting.md quotes is what the programs say', () => {
+  const rows = (heading: string): readonly string[] =>
+    texts
+      .get('docs/troubleshooting.md')!
+      .split(/^## /m)
+      .find((part) => part.startsWith(heading))!
+      .split('\n')
+      .filter((line) => line.startsWith('| `'))
+      .flatMap((line) => [...line.split(' | ')[0]!.matchAll(/`([^`]+)`/g)].map((m) => m[1]!))
+  const sources = ['scripts', 'functions']
+    .flatMap((dir) =>
+      readdirSync(join(ROOT, dir), { recursive: true, encoding: 'utf8' }).map((f) => join(dir, f)),
+    )
+    .filter((file) => file.endsWith('.ts'))
+    .concat('Makefile')
+    .map((file) => readFileSync(join(ROOT, file), 'utf8'))
+  const messages = rows('It does not start')
+  expect(messages.length).toBeGreaterThan(5)
+  expect(messages.filter((said) => !sources.some((text) => text.includes(said)))).toEqual([])
+  const named = rows('A post is refused')
+  expect(named.length).toBeGreaterThan(5)
+  expect(named.filter((name) => !Object.hasOwn(codes, name))).toEqual([])
 })

@@ -5,30 +5,28 @@
  * tells Alertmanager and a webhook of its own accord, too.
  */
 
-import { spawn, type ChildProcess } from 'node:child_process'
 import { createPublicKey, verify } from 'node:crypto'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { createServer, type IncomingHttpHeaders, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { join, resolve } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { parse, stringify } from 'yaml'
-import { ROOT } from '../../scripts/build.ts'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { onPath } from '../../scripts/devnet/child.ts'
 import { startFaultProxy, type FaultProxy } from '../../scripts/devnet/fault-proxy.ts'
 import { startTsa, type Tsa } from '../../scripts/devnet/tsa.ts'
+import {
+  monitoringAbsence,
+  startAlertmanager,
+  startPager,
+  startPrometheus,
+  type Called,
+  type Pager,
+  type Started,
+} from '../../scripts/lab/monitoring.ts'
 import { startNode, type RunningNode } from '../../scripts/selfhost.ts'
 import { signEvent, testSigner } from '../support/signing.ts'
 import { absent } from './devnet-support.ts'
 import { freePort, sandbox } from './support.ts'
 
-const missing = ['prometheus', 'prometheus-alertmanager', 'openssl'].filter(
-  (t) => onPath(t) === null,
-)
 const isAbsent = absent(
-  missing.length === 0
-    ? null
-    : `${missing.join(', ')} not installed (apt install prometheus prometheus-alertmanager): nobody looks after a node`,
+  monitoringAbsence() ?? (onPath('openssl') === null ? 'openssl is not installed' : null),
 )
 
 /** Slow against the three low samples that the Guardian wants and a scrape, so that two of them say something. */
@@ -36,22 +34,6 @@ const EVALUATION_S = 3
 const TOKEN = 'm3trics'
 const WAIT = { timeout: 25_000, interval: 100 }
 
-/** An alert as Alertmanager hands it on. */
-interface Called {
-  readonly status: 'firing' | 'resolved'
-  readonly labels: Readonly<Record<string, string>>
-  readonly annotations: Readonly<Record<string, string>>
-  readonly startsAt: string
-}
-/** A notice of the node itself. */
-interface Notice {
-  readonly headers: IncomingHttpHeaders
-  readonly text: string
-  readonly body: {
-    readonly type: string
-    readonly data: { readonly id: string; readonly kind: string; readonly url: string }
-  }
-}
 interface BatchReceipts {
   readonly status: string
   readonly missing: readonly string[]
@@ -62,114 +44,11 @@ let box: Awaited<ReturnType<typeof sandbox>>
 let tsa: Tsa
 let proxy: FaultProxy
 let node: RunningNode
-let receiver: Server
-let prometheus = ''
-let alertmanager = ''
-const children: ChildProcess[] = []
-const called: Called[] = []
-const notices: Notice[] = []
+let pager: Pager
+let alertmanager: Started
+let prometheus: Started
+
 const signer = testSigner('EdDSA', 'monitoring')
-
-function startReceiver(): Promise<string> {
-  receiver = createServer((incoming, response) => {
-    const chunks: Buffer[] = []
-    incoming.on('data', (chunk: Buffer) => chunks.push(chunk))
-    incoming.on('end', () => {
-      const text = Buffer.concat(chunks).toString()
-      const body = JSON.parse(text) as Notice['body'] & { readonly alerts: Called[] }
-      if (incoming.url === '/pager') called.push(...body.alerts)
-      if (incoming.url === '/node') notices.push({ headers: incoming.headers, text, body })
-      response.writeHead(204).end()
-    })
-  })
-  return new Promise((ready) => {
-    receiver.listen(0, '127.0.0.1', () => {
-      ready(`http://127.0.0.1:${(receiver.address() as AddressInfo).port}`)
-    })
-  })
-}
-
-/** Starts a program that is asked to go at the end, and waits until it is ready. */
-async function startDaemon(name: string, args: readonly string[], ready: string): Promise<void> {
-  let said = ''
-  const child = spawn(name, args, { stdio: ['ignore', 'pipe', 'pipe'] })
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (chunk: Buffer) => (said += chunk.toString()))
-  children.push(child)
-  await vi.waitFor(async () => {
-    if (child.exitCode !== null) throw new Error(`${name} ended: ${said}`)
-    expect((await fetch(ready)).ok).toBe(true)
-  }, WAIT)
-}
-
-async function config(path: string): Promise<Record<string, never>> {
-  return parse(await readFile(resolve(ROOT, 'config', path), 'utf8')) as Record<string, never>
-}
-
-/** Alertmanager with the routes of config/, which wait for nothing and lead here. */
-async function startAlertmanager(hooks: string): Promise<void> {
-  const port = await freePort()
-  alertmanager = `http://127.0.0.1:${port}`
-  const given = (await config('alertmanager/alertmanager.yaml')) as unknown as {
-    readonly route: { readonly routes: readonly object[] }
-    readonly receivers: readonly { readonly name: string; readonly webhook_configs: object[] }[]
-  }
-  const fast = { group_wait: '0s', group_interval: '1s', repeat_interval: '1h' }
-  const routes = given.route.routes.map((route) => ({ ...route, ...fast }))
-  const receivers = given.receivers.map(({ name, webhook_configs: [hook] }) => ({
-    name,
-    webhook_configs: [{ ...hook, url: `${hooks}/${name}` }],
-  }))
-  const dir = join(box.dir, 'am')
-  await mkdir(dir)
-  const file = join(dir, 'alertmanager.yaml')
-  await writeFile(
-    file,
-    stringify({ ...given, route: { ...given.route, ...fast, routes }, receivers }),
-  )
-  const args = [
-    `--config.file=${file}`,
-    `--storage.path=${join(dir, 'data')}`,
-    `--web.listen-address=127.0.0.1:${port}`,
-    // The empty one, or it opens a gossip port.
-    '--cluster.listen-address=',
-  ]
-  await startDaemon('prometheus-alertmanager', args, `${alertmanager}/-/ready`)
-}
-
-/** Prometheus with the rules of config/ as they are, scraping faster. */
-async function startPrometheus(): Promise<void> {
-  const port = await freePort()
-  prometheus = `http://127.0.0.1:${port}`
-  const given = (await config('prometheus/prometheus.yaml')) as unknown as {
-    readonly scrape_configs: readonly object[]
-  }
-  const dir = join(box.dir, 'prom')
-  await mkdir(dir)
-  await writeFile(join(dir, 'token'), TOKEN)
-  await writeFile(
-    join(dir, 'prometheus.yaml'),
-    stringify({
-      ...given,
-      global: { scrape_interval: '500ms', evaluation_interval: `${EVALUATION_S}s` },
-      rule_files: [resolve(ROOT, 'config/prometheus/rules.yaml')],
-      alerting: {
-        alertmanagers: [{ static_configs: [{ targets: [new URL(alertmanager).host] }] }],
-      },
-      scrape_configs: given.scrape_configs.map((job) => ({
-        ...job,
-        authorization: { credentials_file: join(dir, 'token') },
-        static_configs: [{ targets: [new URL(node.url).host] }],
-      })),
-    }),
-  )
-  const args = [
-    `--config.file=${join(dir, 'prometheus.yaml')}`,
-    `--storage.tsdb.path=${join(dir, 'data')}`,
-    `--web.listen-address=127.0.0.1:${port}`,
-  ]
-  await startDaemon('prometheus', args, `${prometheus}/-/ready`)
-}
 
 async function startVaultMesh(hooks: string): Promise<void> {
   tsa = await startTsa({ dir: join(box.dir, 'tsa'), port: 0 })
@@ -190,7 +69,7 @@ async function startVaultMesh(hooks: string): Promise<void> {
       ANCHOR_TSA_INTERVAL_MS: '300',
       GUARDIAN_INTERVAL_MS: '200',
       METRICS_TOKEN: TOKEN,
-      ALERTMANAGER_URL: alertmanager,
+      ALERTMANAGER_URL: alertmanager.url,
       ALERT_WEBHOOK_URL: `${hooks}/node`,
     },
   })
@@ -200,22 +79,24 @@ async function startVaultMesh(hooks: string): Promise<void> {
 beforeAll(async () => {
   if (isAbsent) return
   box = await sandbox()
-  const hooks = await startReceiver()
-  await startAlertmanager(hooks)
-  await startVaultMesh(hooks)
-  await startPrometheus()
+  pager = await startPager()
+  alertmanager = await startAlertmanager(join(box.dir, 'am'), pager.url)
+  await startVaultMesh(pager.url)
+  prometheus = await startPrometheus(join(box.dir, 'prom'), {
+    target: node.url,
+    token: TOKEN,
+    alertmanager: alertmanager.url,
+    evaluationS: EVALUATION_S,
+  })
 }, 60_000)
 
 afterAll(async () => {
   await node?.stop()
-  for (const child of children) {
-    const ended = new Promise((end) => child.once('close', end))
-    if (child.exitCode === null && child.kill()) await ended
-  }
+  await prometheus?.stop()
+  await alertmanager?.stop()
   await proxy?.stop()
   await tsa?.stop()
-  receiver?.closeAllConnections()
-  receiver?.close()
+  await pager?.stop()
   await box?.remove()
 }, 30_000)
 
@@ -250,7 +131,7 @@ async function history(expr: string): Promise<[number, number][]> {
     step: '0.25',
   })
   const { data } = await get<{ data: { result: { values: [number, string][] }[] } }>(
-    `${prometheus}/api/v1/query_range?${query.toString()}`,
+    `${prometheus.url}/api/v1/query_range?${query.toString()}`,
   )
   return data.result.flatMap(({ values }) =>
     values.map(([at, v]) => [at, Number(v)] as [number, number]),
@@ -259,13 +140,13 @@ async function history(expr: string): Promise<[number, number][]> {
 
 const isPsiLow = ({ labels, status }: Called, how: string, by: string) =>
   labels['alertname'] === 'PsiLow' && status === how && labels['told_by'] === by
-const callOf = (how: Called['status'], by: string) => called.find((c) => isPsiLow(c, how, by))
+const callOf = (how: Called['status'], by: string) => pager.called.find((c) => isPsiLow(c, how, by))
 const notice = (type: string) =>
-  notices.find(({ body }) => body.type === type && body.data.kind === 'psi_low')
+  pager.notices.find(({ body }) => body.type === type && body.data.kind === 'psi_low')
 
 /** The alert of a teller that Alertmanager has as active now. */
 async function active(by: string): Promise<Called | undefined> {
-  const all = await get<Called[]>(`${alertmanager}/api/v2/alerts?active=true`)
+  const all = await get<Called[]>(`${alertmanager.url}/api/v2/alerts?active=true`)
   return all.find(({ labels }) => labels['alertname'] === 'PsiLow' && labels['told_by'] === by)
 }
 
@@ -288,8 +169,8 @@ describe.skipIf(isAbsent)('an outage of the timestamp authority', () => {
       .poll(async () => (await history('psi_field_density > 0.9')).length, WAIT)
       .toBeGreaterThan(8)
     expect((await fetch(`${node.url}/metrics`)).status).toBe(401)
-    expect(called).toEqual([])
-    expect(notices).toEqual([])
+    expect(pager.called).toEqual([])
+    expect(pager.notices).toEqual([])
   }, 60_000)
 
   test('calls the pager within two evaluations of Ψ being low', async () => {
@@ -359,8 +240,8 @@ describe.skipIf(isAbsent)('seals that fail', () => {
   test('call the pager, link to the newest batch there is, and are over with the seal that comes', async () => {
     const before = await post()
     await expect.poll(() => statusOf(before), WAIT).toBe('final')
-    called.length = 0
-    notices.length = 0
+    pager.called.length = 0
+    pager.notices.length = 0
     const db = await node.host.miniflare.getD1Database('DB')
     await db.exec(
       `CREATE TRIGGER outage BEFORE INSERT ON batches BEGIN SELECT RAISE(ABORT, 'the disk is full'); END`,

@@ -28,7 +28,8 @@ function sh(script: string): { status: number | null; output: string } {
 
 beforeAll(async () => {
   ;({ dir, remove } = await sandbox())
-  for (const name of ['scripts', 'test', 'config']) symlinkSync(join(ROOT, name), join(dir, name))
+  for (const name of ['scripts', 'test', 'config', 'Makefile', 'package-lock.json', 'node_modules'])
+    symlinkSync(join(ROOT, name), join(dir, name))
   port = await freePort()
   const args = ['--home', join(dir, '.vaultmesh'), '--port', String(port)]
   for (const part of ['tsa', 'btc', 'evm', 'oidc'])
@@ -50,6 +51,13 @@ test('the second terminal: post, verify, fetch again, verify with outside time',
   expect(anchored.status, anchored.output).toBe(0)
   for (const rail of rails()) expect(anchored.output).toContain(`✓ anchor ${rail} `)
 }, 90_000)
+
+test('what is broken on purpose is refused, and says where', () => {
+  const broken = sh(blocks('README.md', 'Break it').join(''))
+  expect(broken.status, broken.output).toBe(0)
+  expect(broken.output.match(/^exit 1$/gm)?.length, broken.output).toBe(3)
+  expect(broken.output).toContain('An event with this id is there already')
+}, 60_000)
 
 test('verify without us: the independent reader, stock openssl and OpenTimestamps agree', () => {
   const [reader, openssl, ots, root] = blocks('README.md', 'Verify a receipt without us')
@@ -92,6 +100,28 @@ test('pages of the docs: what they say to type works on this node', () => {
   expect(formats.status, formats.output).toBe(0)
   expect(formats.output).toContain('Verification: OK')
 }, 60_000)
+
+test('the ritual of the plan: anchor all, then verify the newest root by every name it gives it', () => {
+  const flags = rails()
+    .filter((rail) => rail !== 'TSA')
+    .map((rail) => `--${rail.toLowerCase()}`)
+    .join(' ')
+  for (const chain of rails()
+    .filter((rail) => rail !== 'TSA')
+    .map((rail) => rail.toLowerCase())) {
+    const one = sh(`node scripts/anchor-${chain}.js`)
+    expect(one.status, one.output).toBe(0)
+    const made = sh(`make -s anchor-${chain}`)
+    expect(made.status, made.output).toBe(0)
+  }
+  const all = sh('make -s anchor-all')
+  expect(all.status, all.output).toBe(0)
+  for (const name of ['scripts/verify-anchor.sh', 'scripts/verify_anchor']) {
+    const ok = sh(`${name} --root $(cat latest-root.txt) ${flags}`)
+    expect(ok.status, ok.output).toBe(0)
+    expect(ok.output).toContain('OK')
+  }
+}, 90_000)
 
 /** What the node anchors on here: parts that are absent are named by `make up`, and their rails off. */
 function rails(): readonly string[] {

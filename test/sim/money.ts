@@ -271,6 +271,11 @@ export class World {
     return this.rows('SELECT kind, key, cleared_at IS NOT NULL AS cleared FROM alerts ORDER BY id')
   }
 
+  /** Ids of the wallets that have storage. */
+  walletsOnDisk(): string[] {
+    return this.platform.disks().filter((id) => id.startsWith('WALLET/'))
+  }
+
   /** The wallet's own table, read from its disk. */
   spends(chain: Paid): { root: string; state: string; winner: string | null; n: number }[] {
     const key = this.#keys[chain]
