@@ -172,6 +172,12 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       const copies = keepReceipts(url, options.receipts)
       undo.push(() => copies.stop())
     }
+    // What the process before had in hand goes on now, not with the next minute; that one reports what fails.
+    if (options.cron !== false)
+      void running
+        .host()
+        .tick()
+        .catch(() => undefined)
     const said = running.said()
     const warnings: string[] = []
     if (vacuumed > 0) {

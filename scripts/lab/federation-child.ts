@@ -5,7 +5,8 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { startNode, untilStopped, type NodeOptions, type RunningNode } from '../selfhost.ts'
+import { untilStopped } from '../listen.ts'
+import { startNode, type NodeOptions, type RunningNode } from '../selfhost.ts'
 
 /** What a node of the lab is started with. `script` is the file of the bundled Worker. */
 export interface ChildOptions extends Pick<NodeOptions, 'federation'> {

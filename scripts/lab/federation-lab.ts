@@ -28,10 +28,17 @@ export interface Lab {
 /** What was said, and what did not hold. */
 export class Report {
   readonly wrong: string[] = []
+  /** What was held to be true, so far. */
+  checks = 0
   /** Set when the lab is stopped before its end: what goes wrong from then on is no finding. */
   isOver = false
   readonly #begun = performance.now()
+  readonly #out: (line: string) => void
   #steps = 0
+
+  constructor(out: (line: string) => void) {
+    this.#out = out
+  }
 
   say(line: string): void {
     this.#print(`   ${line}`)
@@ -43,12 +50,13 @@ export class Report {
 
   /** Says that it holds, or that it does not, which fails the lab. */
   check(holds: boolean, sentence: string): void {
+    this.checks++
     if (!holds) this.wrong.push(sentence)
     this.#print(` ${holds ? '✓' : '✗'} ${sentence}`)
   }
 
   #print(line: string): void {
-    if (!this.isOver) console.log(line)
+    if (!this.isOver) this.#out(line)
   }
 
   get seconds(): number {

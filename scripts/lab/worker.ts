@@ -10,8 +10,8 @@ export { Counters, Federation, Guardian, Pool, Sequencer, Wallet } from '../../f
 
 export default {
   queue: worker.queue,
-  scheduled: ({ cron, noRetry }, env, ctx) =>
-    worker.scheduled({ cron, noRetry, scheduledTime: Date.now() }, env, ctx),
+  scheduled: ({ cron, noRetry }, env) =>
+    worker.scheduled({ cron, noRetry, scheduledTime: Date.now() }, env),
   fetch(request, env, ctx) {
     const { pathname, searchParams } = new URL(request.url)
     if (pathname !== '/lab/clock') return worker.fetch(request, env, ctx)

@@ -1,81 +1,79 @@
 /**
- * The real process, killed without warning at random moments of a busy day: runtime and all, again and
- * again, on one home. Miniflare's queues die with it, and that must not matter.
+ * The real process, killed without warning at random moments of a busy day, runtime and all, again and again, while it
+ * anchors in real chains and a peer mirrors and cosigns its log. Miniflare's queues die with it, and that must not matter.
+ *
+ * `make lab-kill` plays the same two hundred times; KILLS and SEED say how often here, and at which moments.
  */
 
 import { expect, test } from 'vitest'
-import { createSigner, sign } from '../../functions/sdk.ts'
-import { freePort, sandbox, start, vaultmesh, type Running } from './support.ts'
+import { anvilBinary, missingAnvil } from '../../scripts/devnet/anvil.ts'
+import { onPath } from '../../scripts/devnet/child.ts'
+import { judgeLog, judgeSpends } from '../../scripts/lab/kill-judge.ts'
+import { killReport, labKill } from '../../scripts/lab-kill.ts'
+import { findSops } from '../../scripts/sops-binary.ts'
+import { absent, bitcoindAbsence } from './devnet-support.ts'
 
-const KILLS = 8
+const KILLS = Number(process.env['KILLS'] ?? 3)
+const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
 
-test('after eight kills in the middle of intake and sealing every accepted event is in the log once', async () => {
-  const { dir, remove } = await sandbox()
-  const port = await freePort()
-  const url = `http://127.0.0.1:${port}`
-  const up = (): Promise<Running> =>
-    start(['scripts/selfhost.ts', '--home', `${dir}/node`, '--port', String(port)], 'rails:', {
-      SEAL_BATCH_MAX_ITEMS: '300',
-      SEAL_BATCH_MAX_INTERVAL_MS: '300',
-      RATE_LIMIT_DID: '0',
+const isMissing = [
+  absent(bitcoindAbsence),
+  absent(anvilBinary() === null ? missingAnvil : null),
+  absent(onPath('openssl') === null ? 'openssl is not installed' : null),
+  absent((await findSops()) === null ? 'sops is not installed' : null),
+].includes(true)
+
+test.skipIf(isMissing)(
+  `after ${KILLS} kills every accepted event is in the log once, no root is paid twice, and the peer stands on the same tip`,
+  async ({ signal }) => {
+    const said: string[] = []
+    // A test that is ended leaves no node behind.
+    const stopped = new Promise<never>((_, end) => {
+      signal.addEventListener('abort', () => end(new Error(said.join('\n'))))
     })
-  const signer = await createSigner({ alg: 'EdDSA', secret: new Uint8Array(32).fill(11) })
-  const accepted = new Set<string>()
-  let n = 0
-  const postSome = async (): Promise<void> => {
-    const lines = await Promise.all(
-      Array.from({ length: 100 }, () => sign(signer, { id: `e${n++}`, type: 'kill.test' })),
-    )
-    const response = await fetch(`${url}/events`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/x-ndjson' },
-      body: lines.join('\n'),
-    })
-    const { results } = (await response.json()) as { results: { eventHash?: string }[] }
-    for (const { eventHash } of results) if (eventHash !== undefined) accepted.add(eventHash)
-  }
-  try {
-    for (let kill = 0; kill < KILLS; kill++) {
-      const node = await up()
-      const doomAt = Date.now() + 150 + Math.random() * 1200
-      const load = (async () => {
-        while (Date.now() < doomAt + 500) await postSome()
-      })().catch(() => undefined) // the connection dies with the node
-      await new Promise((resolve) => setTimeout(resolve, doomAt - Date.now()))
-      await node.stop('SIGKILL', true)
-      await load
+    const say = (line: string): void => void said.push(line)
+    const facts = await labKill({ kills: KILLS, seed: SEED, say, stopped })
+    expect(facts.wrong, [...said, ...killReport(facts)].join('\n')).toEqual([])
+    expect(facts).toMatchObject({ missing: 0, twice: 0, kills: KILLS })
+    expect(facts.accepted).toBeGreaterThan(50)
+    expect(facts.leaves).toBeGreaterThanOrEqual(facts.accepted)
+    for (const { roots, transactions } of facts.paid) {
+      expect(roots).toBeGreaterThan(0)
+      expect(transactions).toBe(roots)
     }
-    const node = await up()
-    await expect
-      .poll(
-        async () => {
-          await vaultmesh(['seal', '--home', `${dir}/node`])
-          const { log } = (await (await fetch(`${url}/healthz`)).json()) as {
-            log: { treeSize: number }
-          }
-          return log.treeSize >= accepted.size
-        },
-        { timeout: 30_000, interval: 500 },
-      )
-      .toBe(true)
-    const fsck = await vaultmesh(['fsck', '--home', `${dir}/node`, '--json'])
-    expect(fsck.code, fsck.stdout + fsck.stderr).toBe(0)
-    const sealed = new Map<string, number>()
-    for (let cursor = ''; ;) {
-      const page = (await (await fetch(`${url}/events?limit=1000${cursor}`)).json()) as {
-        events: { eventHash: string }[]
-        next: string | null
-      }
-      for (const { eventHash } of page.events)
-        sealed.set(eventHash, (sealed.get(eventHash) ?? 0) + 1)
-      if (page.next === null) break
-      cursor = `&cursor=${page.next}`
-    }
-    expect(accepted.size).toBeGreaterThan(100)
-    expect([...accepted].filter((hash) => sealed.get(hash) !== 1)).toEqual([])
-    expect([...sealed.values()].every((times) => times === 1)).toBe(true)
-    await node.stop('SIGTERM')
-  } finally {
-    await remove()
-  }
-}, 180_000)
+  },
+  120_000 + KILLS * 60_000,
+)
+
+test('the judge of the log says what is missing, what is there twice, and what nobody posted', () => {
+  const accepted = new Set(['a', 'b', 'c'])
+  const signed = new Set([...accepted, 'd'])
+  expect(judgeLog(['a', 'b', 'c', 'd'], { accepted, signed })).toEqual({
+    missing: 0,
+    twice: 0,
+    others: [],
+  })
+  expect(judgeLog(['a', 'a', 'd', 'x'], { accepted, signed })).toEqual({
+    missing: 2,
+    twice: 1,
+    others: ['x'],
+  })
+})
+
+test.each([
+  ['a root that is paid twice', { '0x1': ['t1', 't2'] }, 'BTC: 0x1 was paid twice: t1, t2'],
+  ['a payment for no root', { '': ['t1'] }, 'BTC: paid for no root: t1'],
+  ['a root without its receipt', { '0x2': ['t1'] }, 'BTC: 0x2 is paid and has no receipt'],
+])('the judge of a chain objects to %s', (_, found, sentence) => {
+  const spends = new Map(
+    Object.entries<readonly string[]>(found).map(([root, hashes]) => [
+      root,
+      hashes.map((hash) => ({ hash, fee: 153n })),
+    ]),
+  )
+  const { wrong, fees, transactions } = judgeSpends('BTC', spends, new Set(['0x1']))
+  expect(wrong).toEqual([sentence])
+  expect(fees).toBe(153n * BigInt(transactions))
+  const good = new Map([['0x1', [{ hash: 't1', fee: 153n }]]])
+  expect(judgeSpends('BTC', good, new Set(['0x1'])).wrong).toEqual([])
+})
