@@ -318,14 +318,23 @@ export class Pool extends DurableObject<Env> {
   /**
    * Forgets an event for good, all but its hash and the HMAC of its identity: its bytes, the hash of what was signed
    * (content that can be guessed could be found by it), and a copy that waits for its check. Returns the sequence number
-   * of one that waits for its seal, whose bytes stay until then: ask again after it. Repeats are harmless.
+   * of one that waits for its seal, whose bytes stay until then: ask again after it. Nothing waits in a log that was
+   * ended: its successor has it. Repeats are harmless.
    */
   erase({ eventHash, identity, erasedBy }: Forgotten): number | null {
     const sql = this.ctx.storage.sql
     const name = toHex(eventHash)
     const received = this.#received.bytes(name)
-    const seq = identity === null ? null : this.#seqOf(identity, eventHash)
-    const waiting = this.#find(eventHash)
+    const found = this.#find(eventHash)
+    const waiting = this.#closed ? null : found
+    // Who has no bytes left cannot say the identity. A shard that heard of it before has looked already; one that did
+    // not was put back from a backup, and looks through all it has.
+    const seq =
+      identity !== null
+        ? this.#seqOf(identity, eventHash)
+        : waiting === null && this.#erasedBy(eventHash) === null
+          ? (found ?? this.#search(eventHash))
+          : null
     this.ctx.storage.transactionSync(() => {
       sql.exec(
         'INSERT INTO erased (event_hash, erased_by) VALUES (?, ?) ON CONFLICT DO NOTHING',
@@ -348,6 +357,19 @@ export class Pool extends DurableObject<Env> {
       if (!equal(digest.subarray(0, 32), identity)) continue
       return equal(digest.subarray(64), eventHash) ? seq : null
     }
+  }
+
+  /** Where an event is, by its hash alone: 1 GB to read of 10 million events. */
+  #search(eventHash: Uint8Array): number | null {
+    for (const row of this.#segmentsFrom(0)) {
+      const digests = new Uint8Array(row.digests)
+      for (let i = 0; i < row.count; i++) {
+        const at = i * DIGEST + 64
+        if (digests[at] === eventHash[0] && equal(digests.subarray(at, at + 32), eventHash))
+          return row.first_seq + i
+      }
+    }
+    return null
   }
 
   /** Zeros in place of the signing hash, and of the bytes where the segment still holds any. */
@@ -520,6 +542,15 @@ export class Pool extends DurableObject<Env> {
     const gone = [...this.#segmentsFrom(this.#forgotten)].filter((row) => row.first_seq < upTo)
     this.ctx.storage.transactionSync(() => {
       for (const row of gone) {
+        // One that was marked while it waited, and that nobody may be able to name by its identity any more.
+        if (this.#erased.size > 0) {
+          const digests = new Uint8Array(row.digests)
+          const end = Math.min(upTo, row.first_seq + row.count)
+          for (let seq = Math.max(row.first_seq, this.#forgotten); seq < end; seq++) {
+            const at = (seq - row.first_seq) * DIGEST + 64
+            if (this.#erasedBy(digests.subarray(at, at + 32)) !== null) this.#scrub(seq)
+          }
+        }
         if (row.first_seq + row.count <= upTo)
           sql.exec('DELETE FROM bytes WHERE first_seq = ?', row.first_seq)
       }
@@ -600,7 +631,8 @@ export class Pool extends DurableObject<Env> {
   /** The bytes of a waiting event, or null. */
   bytes(eventHash: Uint8Array): Uint8Array | null {
     const seq = this.#find(eventHash)
-    return seq === null ? null : this.read(seq, seq + 1, 1).data
+    if (seq === null || (this.#closed && this.#erasedBy(eventHash) !== null)) return null
+    return this.read(seq, seq + 1, 1).data
   }
 
   /** The first event under an identity, or null: what unsigned intake asks before it wraps a body. */

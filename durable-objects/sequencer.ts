@@ -27,7 +27,7 @@
  * its signature may be out; then the pools take nothing more, and what waits in them is the successor's to seal.
  *
  * RPCs: wake, wait, seal, head, ensureStarted, audit, cosigned, halt, standing, adopt, watch, intake, applyIntake,
- * forgetNames, indexAgain, mendIndex (the index made again: store/rebuild.ts), pause, resume (a backup is taken). Gates: 4 is one synchronous transaction; `seal` is
+ * forgetNames, indexAgain, mendIndex (the index made again: store/rebuild.ts), pause, paused, resume (a backup is taken). Gates: 4 is one synchronous transaction; `seal` is
  * single-flight because steps 1 to 5 await, and the input gate would let a second call in between.
  */
 
@@ -127,8 +127,8 @@ export class Sequencer extends DurableObject<Env> {
   /** What it said when it last did not; empty if it lets this process seal. */
   #waitsFor = ''
   #backup: ReturnType<typeof setTimeout> | null = null
-  /** Until when nothing is sealed, because a backup is taken; in memory only, so that it cannot outlive the process. */
-  #pausedUntil = 0
+  /** Until when each backup under way has nothing sealed; in memory only, so that it cannot outlive the process. */
+  readonly #pauses = new Map<string, number>()
   /** What each shard held when last asked. */
   #peeks = new Map<number, PoolPeek>()
   readonly #names: NameCache = new Map()
@@ -848,25 +848,41 @@ export class Sequencer extends DurableObject<Env> {
     })
   }
 
-  /** Seals and indexes nothing for `ms`, or until `resume`: pools, log and index stay as they are. */
-  async pause(ms: number): Promise<Head> {
+  /**
+   * Seals and indexes nothing for `ms`, or until `resume` names this pause: pools, log and index stay as they are.
+   * Each caller has a pause of its own, so that two backups at once do not end each other's.
+   */
+  async pause(ms: number): Promise<{ readonly pause: string; readonly head: Head }> {
     return this.#betweenSeals(async ({ head }) => {
-      this.#pausedUntil = Date.now() + ms
+      const pause = crypto.randomUUID()
+      this.#pauses.set(pause, Date.now() + ms)
       const { cursors: _, ...shown } = head
-      return shown
+      return { pause, head: shown }
     })
   }
 
-  /** Ends a pause; false if it was over by itself, so that something may have been sealed meanwhile. */
-  async resume(): Promise<boolean> {
-    const wasPaused = this.#isPaused()
-    this.#pausedUntil = 0
+  /** Whether a backup is being taken: nothing is sealed, and no erasure ends. */
+  paused(): boolean {
+    return this.#isPaused()
+  }
+
+  /**
+   * Ends a pause, or all of them where none is named; false if it was over by itself, so that something may have been
+   * sealed meanwhile.
+   */
+  async resume(pause?: string): Promise<boolean> {
+    const wasPaused =
+      pause === undefined ? this.#isPaused() : Date.now() < (this.#pauses.get(pause) ?? 0)
+    if (pause === undefined) this.#pauses.clear()
+    else this.#pauses.delete(pause)
     await this.#setAlarm(Date.now())
     return wasPaused
   }
 
   #isPaused(): boolean {
-    return Date.now() < this.#pausedUntil
+    const nowAt = Date.now()
+    for (const [pause, until] of this.#pauses) if (until <= nowAt) this.#pauses.delete(pause)
+    return this.#pauses.size > 0
   }
 
   #isIndexed(state: State, shard: number, seq: number): boolean {

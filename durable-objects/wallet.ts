@@ -5,6 +5,7 @@
  *   spends    one row for each root and generation: state, and what every variant of it spends
  *   variants  every transaction that was ever signed, whole, before anybody sees it
  *   restores  backups that this wallet was put back from and an operator has released it after
+ *   marked    backups that it was told it was put back from: a marker that is lost later changes nothing
  *
  * Invariants (store/wallet-api.ts has the law): at most one spend is open; variants of a spend share its inputs or
  * nonce, so a chain can hold one of them; a new spend never touches what an earlier one spent; a root
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS spends (id INTEGER PRIMARY KEY, root TEXT NOT NULL, s
 CREATE INDEX IF NOT EXISTS spends_root ON spends (root);
 CREATE UNIQUE INDEX IF NOT EXISTS spends_open ON spends (state) WHERE state = 'open';
 CREATE TABLE IF NOT EXISTS restores (id TEXT PRIMARY KEY, released_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marked (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spent (what TEXT PRIMARY KEY, spend INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS variants (spend INTEGER NOT NULL, n INTEGER NOT NULL, tx_hash TEXT NOT NULL, raw TEXT NOT NULL,
   price TEXT NOT NULL, fee TEXT NOT NULL, signed_at INTEGER NOT NULL, PRIMARY KEY (spend, n)) WITHOUT ROWID;`
@@ -57,6 +59,8 @@ export class Wallet extends DurableObject<Env> implements WalletApi {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#sql.exec(SCHEMA)
+    const restored = env.RESTORED ?? ''
+    if (restored !== '') this.#sql.exec('INSERT OR IGNORE INTO marked (id) VALUES (?)', restored)
   }
 
   async find(root: string): Promise<Spend | null> {
@@ -162,16 +166,14 @@ export class Wallet extends DurableObject<Env> implements WalletApi {
 
   /** True while this wallet may have forgotten what it signed: until the operator who was told of it has looked. */
   #isRestored(isReleased: boolean): boolean {
-    const restored = this.env.RESTORED ?? ''
-    if (restored === '') return false
     if (isReleased) {
       this.#sql.exec(
-        'INSERT INTO restores (id, released_at) VALUES (?, ?) ON CONFLICT DO NOTHING',
-        restored,
+        'INSERT INTO restores (id, released_at) SELECT id, ? FROM marked WHERE true ON CONFLICT DO NOTHING',
         Date.now(),
       )
     }
-    return this.#sql.exec('SELECT 1 FROM restores WHERE id = ?', restored).toArray().length === 0
+    const held = 'SELECT 1 FROM marked WHERE id NOT IN (SELECT id FROM restores) LIMIT 1'
+    return this.#sql.exec(held).toArray().length > 0
   }
 
   #newest(root: string): SpendRow | null {

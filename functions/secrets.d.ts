@@ -26,6 +26,8 @@ interface Env {
   FEDERATION_FILE?: string
   /** Self-hosted: 1 where a file has the rules of intake; until it was applied, nobody may post. */
   INTAKE_FILE?: string
+  /** Self-hosted: 1 where a process writes the operator's commands down before they get here. */
+  AUDIT_FILES?: string
   /** Self-hosted: a way out that refuses to connect to addresses that are not public. */
   EGRESS?: Fetcher
   /** Self-hosted: names the backup that this home was put back from; its wallets wait for the operator. */

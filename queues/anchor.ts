@@ -29,6 +29,7 @@ import {
   type AnchorMessage,
   type AnchorRow,
 } from '#store/anchors.ts'
+import { verifyKept } from '#store/fsck-receipts.ts'
 import { count, observe, type Background } from '#store/metrics.ts'
 import { nodeOf } from '#store/node.ts'
 import { batchLink, waitingHeights } from '#store/suffering.ts'
@@ -280,7 +281,21 @@ class Attempt {
       throw new VaultMeshError('anchor-failed', detail)
     }
     this.#move('final')
-    await keepReceipt(this.#env, this.#row, receipt)
+    const node = await nodeOf(this.#env)
+    await keepReceipt(this.#env, this.#row, receipt, async (json) => {
+      try {
+        const said = await verifyKept(node, json)
+        const { root, treeSize } = this.#row
+        return (
+          said.root === root &&
+          said.treeSize === treeSize &&
+          said.chain === chain &&
+          said.network === network
+        )
+      } catch {
+        return false // damaged, or no receipt at all
+      }
+    })
     // A wake-up: without it the cron tells the webhooks within a minute.
     await wakeWebhooks(this.#env).catch(() => undefined)
     const nowAt = this.#context.now()

@@ -218,9 +218,7 @@ export class AuditFiles {
     const file = auditFileName(this.#name)
     this.#warn(`somebody changed the audit file ${file}: ${detail}`)
     // It stays as it is, and what is written from now on is found in a file of its own.
-    closeSync(this.#fd)
-    this.#name = this.#thisWeek(this.#name)
-    this.#fd = this.#open()
+    this.#goOnIn(this.#thisWeek(this.#name))
     const entry: AuditEntry = { kind: 'tampered', at: isoTime(this.#now()), file, detail }
     const line = auditLine(entry, this.#seq + 1, this.#prev)
     this.#append(Buffer.from(`${line}\n`))
@@ -255,11 +253,22 @@ export class AuditFiles {
   rotate(reason: 'week' | 'asked'): string {
     this.write([{ kind: 'close', reason }])
     const closed = auditFileName(this.#name)
-    closeSync(this.#fd)
+    this.#goOnIn(this.#thisWeek(this.#name))
     chmodSync(join(this.folder, closed), 0o400)
-    this.#name = this.#thisWeek(this.#name)
-    this.#fd = this.#open()
     return closed
+  }
+
+  /** Where the next file cannot be opened this one stays open: a descriptor that is let go of may be anybody's next. */
+  #goOnIn(name: AuditFileName): void {
+    const before = { name: this.#name, fd: this.#fd }
+    this.#name = name
+    try {
+      this.#fd = this.#open()
+    } catch (error) {
+      this.#name = before.name
+      throw error
+    }
+    closeSync(before.fd)
   }
 
   /** Names of the files that are closed, oldest first. */
@@ -301,16 +310,21 @@ export class AuditFiles {
 
   #open(): number {
     const fd = openSync(this.#path(), 'a', 0o600)
-    const { ino, size } = fstatSync(fd)
-    this.#inode = ino
-    this.#bytes = size
-    const folder = openSync(this.folder, 'r')
     try {
-      fsyncSync(folder)
-    } finally {
-      closeSync(folder)
+      const { ino, size } = fstatSync(fd)
+      const folder = openSync(this.folder, 'r')
+      try {
+        fsyncSync(folder)
+      } finally {
+        closeSync(folder)
+      }
+      this.#inode = ino
+      this.#bytes = size
+      return fd
+    } catch (error) {
+      closeSync(fd)
+      throw error
     }
-    return fd
   }
 }
 

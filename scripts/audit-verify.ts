@@ -19,8 +19,10 @@ import {
 import { compareAuditFiles, parseAuditFileName, type ClosedFile } from '#core/audit-file.ts'
 import { FIRST_PREV } from '#core/audit-line.ts'
 import { toHex } from '#core/bytes.ts'
+import { EVENT_TYP, openEnvelope, verifyEnvelope } from '#core/envelope.ts'
 import { parseReceipt, verifyReceipt, type ReceiptTrust, type Report } from '#core/receipt.ts'
 import { sha256 } from '#core/sha256.ts'
+import { Signers } from '#core/signer.ts'
 import { auditFiles, type AuditHead } from './audit-files.ts'
 import { eventFile, linesOf, receiptFile, sealedAs } from './audit-ledger.ts'
 
@@ -184,8 +186,23 @@ class Audit {
     if (closed.sha256 !== digest) this.#differs(name, closed, check)
     const event = readFileSync(eventFile(folder, name))
     const eventHash = toHex(sha256(event))
-    const proven = await this.#receipt(name, { event, source: closed.source })
+    const isOurs = await this.#isOfNode(name, event, closed.source)
+    const proven = isOurs ? await this.#receipt(name, event) : null
     return { eventHash, proven }
+  }
+
+  /** Whether the node signed it: also of an event without a receipt, or whoever wrote the file again made this one, too. */
+  async #isOfNode(name: string, event: Uint8Array, source: string): Promise<boolean> {
+    try {
+      await verifyEnvelope(await openEnvelope(event, new Signers(EVENT_TYP)))
+    } catch (error) {
+      this.#find(name, 'unsealed', null, `its event is not signed: ${messageOf(error)}`)
+      return false
+    }
+    // Anybody can post such an event; only the node's own word counts.
+    if (this.#options.trust.nodeDids?.includes(source) === true) return true
+    this.#find(name, 'untrusted', null, `its event is signed by ${source}, who is not this node`)
+    return false
   }
 
   /** A file that is not what was sealed; if its lines hold together they were all written again. */
@@ -205,10 +222,7 @@ class Audit {
     )
   }
 
-  async #receipt(
-    name: string,
-    { event, source }: { readonly event: Uint8Array; readonly source: string },
-  ): Promise<string | null> {
+  async #receipt(name: string, event: Uint8Array): Promise<string | null> {
     const { folder, trust } = this.#options
     const path = receiptFile(folder, name)
     if (!existsSync(path)) {
@@ -225,11 +239,6 @@ class Audit {
     if (report.verdict !== 'verified') {
       const what = report.verdict === 'untrusted' ? 'untrusted' : 'unsealed'
       this.#find(name, what, null, report.sentence)
-      return null
-    }
-    // Anybody can post such an event; only the node's own word counts.
-    if (trust.nodeDids?.includes(source) !== true) {
-      this.#find(name, 'untrusted', null, `its event is signed by ${source}, who is not this node`)
       return null
     }
     return report.sentence

@@ -35,6 +35,7 @@ import {
 import { basename, dirname, join, relative, resolve, sep } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import * as z from 'zod'
+import { toHex } from '#core/bytes.ts'
 import { verifyCheckpoint } from '#core/checkpoint.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import { parseVkey } from '#core/signed-note.ts'
@@ -95,8 +96,8 @@ export async function backUp(
   if (target === home.path || target.startsWith(home.path + sep))
     throw refused(`${to} is within the home; name a folder elsewhere, better on another disk.`)
   refuseFull(target)
-  const part = `${target}.part`
-  rmSync(part, { recursive: true, force: true })
+  refuseLinks(home)
+  const part = partOf(target)
   mkdirSync(join(part, FILES), { recursive: true, mode: 0o700 })
   const online = runningIn(home) !== null
   // A node that is started meanwhile would write beside us unasked.
@@ -106,11 +107,11 @@ export async function backUp(
     const takenAt = new Date()
     copy.bundles()
     const began = Date.now()
-    if (online) await pause(home)
+    const paused = online ? await pause(home) : null
     try {
       copy.databases()
     } finally {
-      if (online) await resume(home)
+      if (paused !== null) await resume(home, paused)
     }
     const pausedMs = online ? Date.now() - began : 0
     copy.rest()
@@ -171,8 +172,7 @@ export async function restore(
   const target = homeAt(to).path
   refuseFull(target)
   const said = await verifyBackup(from, progress)
-  const part = `${target}.part`
-  rmSync(part, { recursive: true, force: true })
+  const part = partOf(target)
   mkdirSync(part, { recursive: true, mode: 0o700 })
   try {
     for (const [i, { path, sha256 }] of said.files.entries()) {
@@ -183,6 +183,7 @@ export async function restore(
       if ((await sha256Of(file)) !== sha256) throw damaged(from, `${path} changed meanwhile`)
       sync(file)
     }
+    forgetReleases(part)
     const { origin, height, size } = said.logs.at(-1)!
     const restoredAt = new Date().toISOString()
     const id = `${restoredAt}/${randomBytes(4).toString('hex')}`
@@ -343,7 +344,8 @@ function walk(folder: string): string[] {
 /** Not: sockets and locks of a process, SQLite's own side files, the runtime's cache, what was half written. */
 function isCopied(path: string): boolean {
   if (/\.sqlite-(?:wal|shm|journal)$|\.(?:part|stale)$/.test(path)) return false
-  return path !== 'node.lock' && path !== RESTORED_FILE && !path.startsWith(join('state', 'cache'))
+  if (/^node\.lock(?:\.db(?:-journal)?)?$/.test(path)) return false
+  return path !== RESTORED_FILE && !path.startsWith(join('state', 'cache'))
 }
 
 function isBundle(path: string): boolean {
@@ -367,13 +369,14 @@ function bundlesNamedBy(index: string): string[] {
   }
 }
 
-/** Rank of R2's index among the databases. */
+/** Ranks of D1 and of R2's index among the databases. */
+const D1 = 3
 const R2 = 4
 
 function rankOf(path: string): number {
   const [, store = '', name = ''] = path.split(sep)
   if (store === 'r2') return R2
-  if (store === 'd1') return 3
+  if (store === 'd1') return D1
   if (name.endsWith('-Sequencer')) return 0
   if (name.endsWith('-Pool')) return 1
   return name.endsWith('-Wallet') ? 5 : 2
@@ -381,38 +384,64 @@ function rankOf(path: string): number {
 
 /** The heads of the logs in a copied home, as their Sequencers have them; the current one last. */
 function headsIn(folder: string): BackupManifest['logs'] {
-  const heads: { readonly log: number; readonly head: z.infer<typeof headSchema> }[] = []
+  const heads = fromSequencers(folder, (db, log) => {
+    const row = db.prepare('SELECT height, size, root, checkpoint FROM head').get()
+    const origin = db.prepare("SELECT v FROM config WHERE k = 'origin'").get()
+    if (row === undefined || origin === undefined) return null
+    return { log, head: headSchema.parse({ ...row, origin: origin['v'] }) }
+  })
+  if (heads.length === 0)
+    throw refused('No log was started in this home: there is nothing to back up.')
+  return heads.toSorted((a, b) => a.log - b.log).map(({ head }) => head)
+}
+
+/** The keys that the logs in a copied home were started with. */
+function vkeysIn(folder: string): string[] {
+  return fromSequencers(folder, (db) => {
+    const row = db.prepare("SELECT v FROM config WHERE k = 'vkey'").get()
+    return row === undefined ? null : String(row['v'])
+  })
+}
+
+/** What `read` finds in the Sequencer of each log of a copied home. */
+function fromSequencers<T>(
+  folder: string,
+  read: (db: DatabaseSync, log: number) => T | null,
+): NonNullable<T>[] {
+  const found: NonNullable<T>[] = []
   for (const path of walk(folder)) {
     const [, number, file] =
       /^state\/do\/[^/]+?(?:-(\d+))?-Sequencer\/(.+)\.sqlite$/.exec(path.replaceAll(sep, '/')) ?? []
     if (file === undefined || file === 'metadata') continue
     const db = new DatabaseSync(join(folder, path), { readOnly: true })
     try {
-      const row = db.prepare('SELECT height, size, root, checkpoint FROM head').get()
-      const origin = db.prepare("SELECT v FROM config WHERE k = 'origin'").get()
-      if (row === undefined || origin === undefined) continue
-      const head = headSchema.parse({ ...row, origin: origin['v'] })
-      heads.push({ log: Number(number ?? 1), head })
+      const one = read(db, Number(number ?? 1))
+      if (one !== null && one !== undefined) found.push(one)
     } finally {
       db.close()
     }
   }
-  if (heads.length === 0)
-    throw refused('No log was started in this home: there is nothing to back up.')
-  return heads.toSorted((a, b) => a.log - b.log).map(({ head }) => head)
+  return found
 }
 
-/** The heads that the manifest names are those in the databases, signed by the keys that trust.json pins. */
+/**
+ * The heads that the manifest names are those in the databases, each signed by the key that trust.json pins for its log,
+ * or, where that file is not there, by the key that its Sequencer was started with. Throws if one is not.
+ */
 async function verifyHeads(said: BackupManifest, folder: string): Promise<void> {
   if (JSON.stringify(headsIn(folder)) !== JSON.stringify(said.logs))
     throw refused('The manifest names another head than the log has.')
   const pinned = join(folder, 'trust.json')
-  if (!existsSync(pinned)) return
-  const { vkeys = [] } = JSON.parse(readFileSync(pinned, 'utf8')) as { vkeys?: string[] }
-  const keys = vkeys.map((text) => parseVkey(text))
-  for (const { origin, checkpoint } of said.logs) {
+  const { vkeys = [] } = existsSync(pinned)
+    ? (JSON.parse(readFileSync(pinned, 'utf8')) as { vkeys?: string[] })
+    : {}
+  const keys = [...vkeys, ...vkeysIn(folder)].map((text) => parseVkey(text))
+  for (const { origin, size, root, checkpoint } of said.logs) {
     const log = keys.find(({ name }) => name === origin)
-    if (log !== undefined) await verifyCheckpoint(checkpoint, { log })
+    if (log === undefined) throw refused(`No key of ${origin} is known, so its head is unproven.`)
+    const { checkpoint: signed } = await verifyCheckpoint(checkpoint, { log })
+    if (signed.size !== size || toHex(signed.root) !== root)
+      throw refused(`The head of ${origin} is not what its checkpoint signs.`)
   }
 }
 
@@ -426,15 +455,16 @@ function readManifest(from: string): BackupManifest {
   }
 }
 
-async function pause(home: Home): Promise<void> {
+/** The pause's name, which ends this one and no other backup's. */
+async function pause(home: Home): Promise<string> {
   const { status, body } = await askNode(home, `/admin/pause?seconds=${PAUSE_S}`)
-  if (status === 200) return
-  const { detail = '' } = JSON.parse(body) as { detail?: string }
+  const { detail = '', pause: name } = JSON.parse(body) as { detail?: string; pause?: string }
+  if (status === 200 && name !== undefined) return name
   throw refused(`The node does not hold still: ${detail} ${STOP_FIRST}`)
 }
 
-async function resume(home: Home): Promise<void> {
-  const { body } = await askNode(home, '/admin/resume')
+async function resume(home: Home, paused: string): Promise<void> {
+  const { body } = await askNode(home, `/admin/resume?pause=${paused}`)
   if ((JSON.parse(body) as { held?: boolean }).held === true) return
   throw refused(
     `The databases took more than ${PAUSE_S} s, so they are not of one moment. ${STOP_FIRST}`,
@@ -453,9 +483,45 @@ async function askNode(home: Home, path: string) {
 
 /** Renames a finished folder into place, whether or not an empty one is there. */
 function place(part: string, target: string): void {
+  // Names are content of their folders: without this a power cut may take files that were synced.
+  const folders = readdirSync(part, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(entry.parentPath, entry.name))
+  for (const folder of [...folders, part]) sync(folder)
+  refuseFull(target)
   if (existsSync(target)) rmdirSync(target)
   renameSync(part, target)
   sync(dirname(target))
+}
+
+/** A name of its own while it grows: two copies to one folder must not write into each other. */
+function partOf(target: string): string {
+  return `${target}.${randomBytes(4).toString('hex')}.part`
+}
+
+/** What a link leads to would be missing, and nobody would know before the restore. */
+function refuseLinks(home: Home): void {
+  const link = readdirSync(home.path, { withFileTypes: true, recursive: true }).find((entry) =>
+    entry.isSymbolicLink(),
+  )
+  if (link === undefined) return
+  throw refused(
+    `${join(link.parentPath, link.name)} is a link, and a backup holds what is in the home itself. Move what it leads to here (or mount it here), and take the link away.`,
+  )
+}
+
+/** An operator's release is of the home that was copied: he looked at the chain before, not after it was put back. */
+function forgetReleases(folder: string): void {
+  for (const path of walk(folder).filter((p) => p.endsWith('.sqlite') && rankOf(p) === D1)) {
+    const db = new DatabaseSync(join(folder, path))
+    try {
+      const has = db.prepare("SELECT 1 FROM sqlite_master WHERE name = 'anchors'").get()
+      if (has !== undefined) db.exec('UPDATE anchors SET released = 0 WHERE released <> 0')
+    } finally {
+      db.close()
+    }
+    sync(join(folder, path))
+  }
 }
 
 function refuseFull(folder: string): void {

@@ -10,6 +10,8 @@ import { connect } from 'node:tls'
 import { VARIABLES } from '#core/config.ts'
 import { ageText, check, diskChecks, misspelt, tlsExpiryCheck, type Check } from '#core/doctor.ts'
 import { VaultMeshError } from '#core/errors.ts'
+import { auditFiles } from './audit-files.ts'
+import { audit } from './cli/audit.ts'
 import { checkSecrets } from './cli/secrets-check.ts'
 import { Exit } from './cli/command.ts'
 import type { Home } from './home.ts'
@@ -175,6 +177,29 @@ export async function keyChecks(home: Home, secretsDir: string): Promise<Check[]
     found.push(check('keys', 'fail', error.message, 'docs/secrets.md'))
   }
   return found
+}
+
+/** Whether the newest files of the audit hold: the one that is open, and the one before it with what sealed it. */
+export async function auditChecks(home: Home): Promise<Check[]> {
+  const from = auditFiles(home.audit).slice(-2)[0]
+  if (from === undefined) return [check('audit', 'skip', 'there are no audit files yet')]
+  const quiet = { progress: () => undefined, paint: (_: string, said: string) => said }
+  const stdin = (): Promise<Uint8Array> => Promise.resolve(new Uint8Array())
+  try {
+    const { exit, lines } = await audit.run(
+      ['verify'],
+      { home: home.path, from },
+      { ...quiet, stdin },
+    )
+    // What is not sealed yet will be; it is no fault.
+    if (exit === Exit.ok || exit === Exit.pending)
+      return [check('audit', 'ok', `every line holds from ${from} on`)]
+    const said = lines.slice(0, 3).join(' ')
+    return [check('audit', 'fail', said.slice(0, 500), 'vaultmesh audit verify; docs/audit.md')]
+  } catch (error) {
+    if (!(error instanceof VaultMeshError)) throw error
+    return [check('audit', 'warn', error.message, 'vaultmesh audit verify; docs/audit.md')]
+  }
 }
 
 /** How old the newest backup is, where one notes itself in the home. */

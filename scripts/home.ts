@@ -11,10 +11,13 @@
  *   <home>/follows.json     configuration files that the node follows, for commands that edit them
  *   <home>/admin.sock       /admin for whoever may open the socket (mode 0600)
  *   <home>/node.lock        who runs here: pid and start time, and those of its runtime process
+ *   <home>/node.lock.db     the lock itself, SQLite's: it ends with its process, and holds between containers as well,
+ *                           which do not see each other's processes
  */
 
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { certificateSha256 } from '#core/certificate.ts'
 import { VaultMeshError } from '#core/errors.ts'
 import type { Trust } from '../functions/sdk.ts'
@@ -142,6 +145,38 @@ export interface Lock {
   release(): void
 }
 
+/** The database whose lock is that of the home; no byte is ever in it. */
+function lockFile(home: Home): string {
+  return `${home.lock}.db`
+}
+
+/** Holds the home against every process of this kernel until it is closed, or this process ends; null if one has it. */
+function holdHome(home: Home, timeout: number): DatabaseSync | null {
+  const held = new DatabaseSync(lockFile(home), { timeout })
+  try {
+    held.exec('BEGIN EXCLUSIVE')
+    return held
+  } catch (error) {
+    held.close()
+    if ((error as { errcode?: number }).errcode === SQLITE_BUSY) return null
+    throw new VaultMeshError(
+      'bad-config',
+      `Cannot lock ${lockFile(home)} (${(error as Error).message}): a home is on a disk of this machine.`,
+    )
+  }
+}
+
+const SQLITE_BUSY = 5
+const LOOKED_AT_MS = 300
+
+/** True if somebody has the home, in whatever container; `runningIn` knows processes that can be seen from here. */
+export function isHeld(home: Home): boolean {
+  if (!existsSync(lockFile(home))) return false
+  const held = holdHome(home, 0)
+  held?.close()
+  return held === null
+}
+
 /** Takes the home; throws `bad-config` if a live process has it. A dead one's lock is taken over. */
 export function lockHome(home: Home): Lock {
   if (Buffer.byteLength(home.socket) > MAX_SOCKET_PATH) {
@@ -153,14 +188,22 @@ export function lockHome(home: Home): Lock {
   mkdirSync(home.path, { recursive: true, mode: 0o700 })
   mkdirSync(home.state, { recursive: true, mode: 0o700 })
   const mine: LockFile = { pid: process.pid, start: startOf(process.pid) ?? '' }
-  for (let attempt = 0; ; attempt++) {
-    try {
-      writeFileSync(home.lock, `${JSON.stringify(mine)}\n`, { flag: 'wx', mode: 0o600 })
-      break
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt === 5) throw error
-      takeOver(home)
+  // Who only looks (isHeld) is gone at once.
+  const held = holdHome(home, LOOKED_AT_MS)
+  if (held === null) throw inUse(home)
+  try {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        writeFileSync(home.lock, `${JSON.stringify(mine)}\n`, { flag: 'wx', mode: 0o600 })
+        break
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt === 5) throw error
+        takeOver(home)
+      }
     }
+  } catch (error) {
+    held.close()
+    throw error
   }
   return {
     noteRuntime() {
@@ -171,19 +214,23 @@ export function lockHome(home: Home): Lock {
     },
     release() {
       if (readLock(home.lock)?.pid === process.pid) rmSync(home.lock, { force: true })
+      // Last: whoever has the home next writes a lock of his own. The file stays, or two could lock two of its name.
+      if (held.isOpen) held.close()
     },
   }
+}
+
+function inUse(home: Home): VaultMeshError {
+  const pid = runningIn(home)
+  const who =
+    pid === null ? 'a process that is not seen from here: of another container?' : `process ${pid}`
+  return new VaultMeshError('bad-config', `A node runs on ${home.path} already (${who}).`)
 }
 
 /** Removes a dead process's lock and ends its runtime; throws if it lives. */
 function takeOver(home: Home): void {
   const found = readLock(home.lock)
-  if (found !== null && isAlive(found)) {
-    throw new VaultMeshError(
-      'bad-config',
-      `A node runs on ${home.path} already (process ${found.pid}).`,
-    )
-  }
+  if (found !== null && isAlive(found)) throw inUse(home)
   // Renamed, then looked at: of two that find the same stale lock, the second must not take the first's.
   const aside = `${home.lock}.${process.pid}.stale`
   try {

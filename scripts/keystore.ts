@@ -238,9 +238,10 @@ export async function identities({
     throw refuse(`Cannot read the age identity ${path} (${error.code ?? 'unknown error'}).`)
   })
   const lines = text.split('\n').map((line) => line.trim())
-  const found = lines.filter((line) => /^AGE-SECRET-KEY-(?:PQ-)?1[0-9A-Z]+$/.test(line))
-  if (found.length === 0) throw refuse(`${path} holds no age identity (age-keygen makes one).`)
-  return found
+  // Each once: of one that stands there twice, one line would seem to be left when it is retired.
+  const found = new Set(lines.filter((line) => /^AGE-SECRET-KEY-(?:PQ-)?1[0-9A-Z]+$/.test(line)))
+  if (found.size === 0) throw refuse(`${path} holds no age identity (age-keygen makes one).`)
+  return [...found]
 }
 
 /**
@@ -329,6 +330,9 @@ export async function writeNew(path: string, content: Uint8Array | string): Prom
     }
     await chmod(part, 0o600)
     await link(part, path)
+    // The name must survive a power cut before anybody relies on the key.
+    const folder = await open(dirname(resolve(path)), 'r')
+    await folder.sync().finally(() => folder.close())
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'EEXIST') {

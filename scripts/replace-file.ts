@@ -2,10 +2,11 @@
  * Files that are replaced whole or not at all, by one command at a time.
  *
  * The new content lies complete and synced in `<path>.part` before it takes the name, so a crash between any two
- * steps leaves the old file or the new one. The part file is the lock as well: who finds a fresh one gives way.
+ * steps leaves the old file or the new one. The part file is the lock as well: who finds a fresh one gives way. A
+ * process that slept so long that another one took its part file for a crash's gives way too, when it wakes.
  */
 
-import { open, rename, stat, unlink, type FileHandle } from 'node:fs/promises'
+import { open, realpath, rename, stat, unlink, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { VaultMeshError } from '#core/errors.ts'
 
@@ -13,7 +14,7 @@ import { VaultMeshError } from '#core/errors.ts'
 const STALE_MS = 60_000
 
 /**
- * Replaces the file `path`, or makes it, with what `make` returns; `mode` is that of the new file. Throws
+ * Replaces the file `path`, or what a link of that name leads to, or makes it, with what `make` returns; `mode` is that of the new file. Throws
  * `bad-config` if another process is at it, and whatever `make` throws; the file is as it was then.
  */
 export async function replaceFile(
@@ -21,21 +22,35 @@ export async function replaceFile(
   mode: number,
   make: () => Promise<Uint8Array | string>,
 ): Promise<void> {
-  const part = `${path}.part`
+  // A link stays one: replaced itself, the file behind it would keep what was meant to be gone.
+  const target = await realpath(path).catch(() => path)
+  const part = `${target}.part`
   const file = await openPart(part, mode)
   try {
     await file.writeFile(await make())
     await file.sync()
-    await file.close()
-    await rename(part, path)
+    if (!(await isOurs(file, part))) throw busy(part)
+    await rename(part, target)
   } catch (error) {
-    await file.close()
-    await unlink(part).catch(() => undefined)
+    if (await isOurs(file, part)) await unlink(part).catch(() => undefined)
     throw error
+  } finally {
+    await file.close()
   }
   // The new name itself must survive a power cut: an old file may hold what was meant to be gone.
-  const folder = await open(dirname(path), 'r')
+  const folder = await open(dirname(target), 'r')
   await folder.sync().finally(() => folder.close())
+}
+
+/** Whether the name still leads to the file that we made: another's, half written, must never take its place. */
+async function isOurs(file: FileHandle, part: string): Promise<boolean> {
+  const mine = await file.stat()
+  const named = await stat(part).catch(() => null)
+  return named !== null && named.ino === mine.ino && named.dev === mine.dev
+}
+
+function busy(part: string): VaultMeshError {
+  return new VaultMeshError('bad-config', `Another command is at work on ${part}: run this again.`)
 }
 
 /** The part file, which nobody else has then. */
@@ -50,12 +65,7 @@ async function openPart(part: string, mode: number): Promise<FileHandle> {
       ({ mtimeMs }) => mtimeMs,
       () => 0,
     )
-    if (attempt > 0 || Date.now() - madeAt < STALE_MS) {
-      throw new VaultMeshError(
-        'bad-config',
-        `Another command is at work on ${part}: run this again.`,
-      )
-    }
+    if (attempt > 0 || Date.now() - madeAt < STALE_MS) throw busy(part)
     await unlink(part).catch(() => undefined)
   }
 }

@@ -147,7 +147,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           previous,
           host: address,
           stateDir: home.state,
-          vars: { ...vars, NODE_SECRET: secret, ADMIN_TOKEN: token },
+          vars: { ...vars, AUDIT_FILES: '1', NODE_SECRET: secret, ADMIN_TOKEN: token },
           audit: (line) => audit.take(line),
         }),
       admit: async (log) => {
@@ -379,7 +379,7 @@ function workerIn(file: string): string {
 }
 
 /** The rules of intake to start with: those that are named, else those in their usual place if there are any. */
-function intakeOption(named: string | undefined): Pick<NodeOptions, 'intake'> {
+export function intakeOption(named?: string): Pick<NodeOptions, 'intake'> {
   if (named !== undefined) return { intake: named }
   return existsSync(INTAKE_FILE) ? { intake: INTAKE_FILE } : {}
 }

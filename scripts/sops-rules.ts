@@ -78,7 +78,8 @@ function matches(file: string, rule: YAMLMap, name: string): boolean {
   const pattern = rule.get('path_regex')
   if (pattern === undefined) return true
   try {
-    if (typeof pattern === 'string') return new RegExp(pattern).test(name)
+    // With u, what Go reads in another way (\\A, [[:alpha:]]) is refused here instead of meaning something else.
+    if (typeof pattern === 'string') return new RegExp(pattern, 'u').test(name)
   } catch {
     // Said below.
   }

@@ -70,6 +70,15 @@ export function installUnits({ scope, home, dest, dryRun }: Install): Unit[] {
   })
 }
 
+/** The home that the user's units in `dest` are for; undefined where there are none. Another one would be another log. */
+export function homeOfUnits(dest: string): string | undefined {
+  const unit = join(dest, 'harbinger.service')
+  if (!existsSync(unit)) return undefined
+  return /^Environment=VAULTMESH_HOME=(\/\S+)/m
+    .exec(readFileSync(unit, 'utf8'))?.[1]
+    ?.replaceAll('%%', '%')
+}
+
 /** A unit with the paths of this checkout; % is systemd's escape. */
 function placed(text: string, scope: Scope, home: string): string {
   const root = ROOT.replaceAll('%', '%%')

@@ -27,7 +27,7 @@ import { RECEIPTS_DIR } from './receipt-files.ts'
 import { UP_USAGE } from './usage.ts'
 import { homeAt } from './home.ts'
 import { checkPort, portOf, untilStopped } from './listen.ts'
-import { DEFAULT_PORT, startNode, type RunningNode } from './selfhost.ts'
+import { DEFAULT_PORT, intakeOption, startNode, type RunningNode } from './selfhost.ts'
 
 /** Settings of a devnet; an environment variable of the same name still wins. */
 const DEVNET = {
@@ -86,6 +86,7 @@ export async function up(args: readonly string[]): Promise<number> {
       home: home.path,
       port: portOf(values.port),
       receipts: RECEIPTS_DIR,
+      ...intakeOption(),
       // Once the home is ours: two devnets must not share one authority's keys and one chain's folder.
       vars: async () => {
         for (const [part, port] of Object.entries(ports)) {

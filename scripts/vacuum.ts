@@ -19,10 +19,11 @@ export function vacuumErased(home: string, state: string): number {
   const files = readdirSync(state, { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.sqlite'))
     .map((name) => join(state, name))
-  const newest = Math.max(0, ...files.map(newestErasure))
+  // Compared for being the same, not for being later: a clock that goes back hides no erasure.
+  const erased = files.flatMap(erasuresIn).join(' ')
   const mark = join(home, MARK)
-  const before = existsSync(mark) ? Number(readFileSync(mark, 'utf8')) : 0
-  if (newest <= before) return 0
+  if (erased === '' || (existsSync(mark) && readFileSync(mark, 'utf8').trimEnd() === erased))
+    return 0
   for (const file of files) {
     const db = new DatabaseSync(file)
     try {
@@ -32,21 +33,23 @@ export function vacuumErased(home: string, state: string): number {
       db.close()
     }
   }
-  // Torn by a crash it is no number, and all is done again.
-  writeFileSync(mark, `${newest}\n`, { mode: 0o600 })
+  // Torn by a crash it is another text, and all is done again.
+  writeFileSync(mark, `${erased}\n`, { mode: 0o600 })
   return files.length
 }
 
-/** When the newest erasure of an index was done, epoch ms; 0 for any other database. */
-function newestErasure(file: string): number {
+/** What an index has erased, as a word: how many, and when the newest was done, epoch ms. None for any other database. */
+function erasuresIn(file: string): readonly string[] {
   const db = new DatabaseSync(file)
   try {
     const isIndex = db
       .prepare("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'erasures'")
       .get()
-    if (isIndex === undefined) return 0
-    const row = db.prepare('SELECT max(done_at) AS at FROM erasures').get() as { at: number | null }
-    return row.at ?? 0
+    if (isIndex === undefined) return []
+    const row = db
+      .prepare('SELECT max(done_at) AS at, count(done_at) AS n FROM erasures')
+      .get() as Record<'at' | 'n', number | null>
+    return row.at === null ? [] : [`${row.n}/${row.at}`]
   } finally {
     db.close()
   }

@@ -26,7 +26,11 @@ export const MAX_LINE_BYTES = 131_072
 const requestId = z.string().regex(REQUEST_ID)
 const hash = z.string().regex(/^[0-9a-f]{64}$/)
 const whole = z.int().nonnegative()
-const text = z.string().max(1000)
+/** Half a character has no canonical form: one such entry must not keep all later ones from being written. */
+const text = z
+  .string()
+  .max(1000)
+  .refine((value) => value.isWellFormed(), 'holds half a character')
 /** Which log of the node, from 1: a node whose log has forked has several. */
 const log = z.int().positive()
 const at = z.string().refine((value) => {

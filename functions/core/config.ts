@@ -144,6 +144,7 @@ export const VARIABLES: readonly string[] = [
   'METRICS_TOKEN',
   'FEDERATION_FILE',
   'INTAKE_FILE',
+  'AUDIT_FILES',
 ]
 
 /** How people sign in to the dashboard. The client secret is in no log and no answer. */

@@ -102,7 +102,7 @@ export const postErasures = route({
     const { env, params } = call
     try {
       await env.SEQUENCER.getByName('log').seal(true)
-      await carryOut(env, Date.now())
+      await carryOut(env, Date.now(), params.eventHash)
       return json({
         eventHash: hashName(params.eventHash),
         erasures: await erasuresOf(env.DB, params.eventHash),

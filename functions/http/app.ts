@@ -78,6 +78,7 @@ import {
   getSuccession,
   getUnsealed,
   linkSuccessor,
+  postForget,
   postOpen,
   postSucceed,
 } from './succession.ts'
@@ -169,6 +170,7 @@ export const routes: readonly Route[] = [
   postThaw,
   getStanding,
   getEvidence,
+  postForget,
   postOpen,
   getUnsealed,
   getSuccession,

@@ -81,23 +81,25 @@ export const postPause = route({
     operatorOnly(call)
     const ms = Math.min(MAX_PAUSE_S, call.query.seconds) * 1000
     try {
-      return json({ head: await call.env.SEQUENCER.getByName('log').pause(ms) })
+      return json(await call.env.SEQUENCER.getByName('log').pause(ms))
     } catch (error) {
       throw asVaultMeshError(error, 'storage-failed')
     }
   },
 })
 
-/** POST /admin/resume: ends the pause; `held` is false if it was over before. */
+/** POST /admin/resume?pause=: ends the pause of that name, or all without one; `held` is false if it was over before. */
 export const postResume = route({
   method: 'POST',
   path: '/admin/resume',
   tag: 'admin',
   summary: 'Go on sealing after a backup',
   internal: true,
+  query: z.object({ pause: z.string().optional() }),
   answers: ok,
   async handle(call) {
     operatorOnly(call)
-    return json({ held: await call.env.SEQUENCER.getByName('log').resume() })
+    const { pause } = call.query
+    return json({ held: await call.env.SEQUENCER.getByName('log').resume(pause) })
   },
 })

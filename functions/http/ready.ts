@@ -82,6 +82,8 @@ export const getReady = route({
     const nowAt = Date.now()
     let last = looked.get(env)
     if (last === undefined || nowAt - last.at >= TTL_MS || last.at > nowAt) {
+      // One looks: while a store hangs, whoever asks meanwhile hears what was found before, and costs nothing.
+      if (last !== undefined) looked.set(env, { ...last, at: nowAt })
       last = { at: nowAt, findings: await look({ env, node, nowAt }) }
       looked.set(env, last)
     }

@@ -22,6 +22,7 @@ import { sha256 } from '#core/sha256.ts'
 import type { Json } from '#core/strict-json.ts'
 import { signEvidence } from '#core/succession.ts'
 import { getBytes } from '#store/bucket.ts'
+import { forgetMoved } from '#store/erasures.ts'
 import { findEvent } from '#store/events.ts'
 import type { Branches, BranchBatch } from '#store/federation-api.ts'
 import { entriesKey, mirrorEventsKey } from '#store/mirror.ts'
@@ -30,6 +31,7 @@ import type { Head, Standing } from '#store/sequencer-api.ts'
 import { operatorOnly } from './admin.ts'
 import { admitAll, hashName } from './admission.ts'
 import { readBody, trimEnd } from './body.ts'
+import { hashParam } from './events.ts'
 import { federated, federationOf } from './federation.ts'
 import { signers } from './intake-rules.ts'
 import { asVaultMeshError } from './problem.ts'
@@ -205,11 +207,34 @@ export const getUnsealed = route({
     const events: string[] = []
     let at = 0
     for (const length of lengths) {
-      events.push(fromUtf8(data.subarray(at, at + length)))
+      // Zeros of one that was erased after it was moved.
+      if (data[at] !== 0) events.push(fromUtf8(data.subarray(at, at + length)))
       at += length
     }
-    const next = from + events.length
+    const next = from + lengths.length
     return json({ events, next, more: next < nextSeq })
+  },
+})
+
+/** POST /admin/forget/{eventHash}?by=: an event of this ended log that its successor has erased. */
+export const postForget = route({
+  method: 'POST',
+  path: '/admin/forget/{eventHash}',
+  tag: 'admin',
+  summary: 'Forget what the successor of this log has erased',
+  internal: true,
+  params: z.object({ eventHash: hashParam }),
+  query: z.object({ by: hashParam, log: z.string().optional() }),
+  answers: done,
+  async handle(call) {
+    operatorOnly(call)
+    const { env, node, params, query } = call
+    await forgetMoved(env, node, { eventHash: params.eventHash, erasedBy: query.by }).catch(
+      (error: unknown) => {
+        throw asVaultMeshError(error, 'storage-failed')
+      },
+    )
+    return json({ forgotten: true })
   },
 })
 

@@ -57,13 +57,25 @@ export function revokedKey({ root, chain, network }: Job): string {
   return `${chain}/${network}/${root.slice(0, 16)}`
 }
 
-/** Keeps a verified receipt: R2 first, then its row. The first one stands; a repeat changes nothing. */
-export async function keepReceipt(env: Env, row: AnchorRow, receipt: AnchorReceipt): Promise<void> {
+/**
+ * Keeps a verified receipt: R2 first, then its row. The first one stands; a repeat changes nothing. What lies in R2
+ * without a row must verify (`holds`) to be the first: damaged, it is written over.
+ */
+export async function keepReceipt(
+  env: Env,
+  row: AnchorRow,
+  receipt: AnchorReceipt,
+  holds: (json: string) => Promise<boolean>,
+): Promise<void> {
   const revision = await revisionOf(env.DB, row)
   const key = receiptKey(row, revision)
   const stored = await env.BUCKET.get(key)
-  const json = stored === null ? JSON.stringify(receipt) : await stored.text()
-  if (stored === null) await putImmutable(env.BUCKET, key, utf8(json), 'application/json')
+  const there = stored === null ? null : await stored.text()
+  const stands = there !== null && ((await holds(there)) || (await hasRow(env.DB, row, revision)))
+  const json = stands ? there : JSON.stringify(receipt)
+  const httpMetadata = { contentType: 'application/json' }
+  if (there === null) await putImmutable(env.BUCKET, key, utf8(json), 'application/json')
+  else if (!stands) await env.BUCKET.put(key, utf8(json), { httpMetadata })
   const first = JSON.parse(json) as AnchorReceipt
   const { root, treeSize, chain, network, method } = row
   const { DB } = env
@@ -109,6 +121,16 @@ export async function receiptOfJob(
     .first<{ json: string; revision: number }>()
   if (row === null) return null
   return { receipt: JSON.parse(row.json) as AnchorReceipt, revision: row.revision }
+}
+
+async function hasRow(db: D1Database, job: Job, revision: number): Promise<boolean> {
+  const row = await db
+    .prepare(
+      'SELECT 1 FROM receipts WHERE root = ? AND chain = ? AND network = ? AND method = ? AND revision = ?',
+    )
+    .bind(job.root, job.chain, job.network, job.method, revision)
+    .first()
+  return row !== null
 }
 
 /** How many receipts of a job were revoked. */

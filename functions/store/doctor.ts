@@ -23,6 +23,7 @@ import { countDeadLetters } from '#store/alerts.ts'
 import { oldestWaiting } from '#store/anchors.ts'
 import { intakeRules } from '#store/intake-rules.ts'
 import type { NodeContext } from '#store/node.ts'
+import { missingIndex } from '#store/rebuild.ts'
 import { sealingStands } from '#store/wake.ts'
 import { tsaExpiries, walletReadings } from '#store/watch.ts'
 
@@ -88,10 +89,12 @@ const parts: Readonly<Record<string, Part>> = {
   },
 
   checkpoint: async ({ env, nowAt }) => {
-    const [{ fault }, { height, sealedAt, size, indexedHeight }] = await Promise.all([
+    const [{ fault }, head] = await Promise.all([
       sealingStands(env, nowAt),
       env.SEQUENCER.getByName('log').head(),
     ])
+    const { height, sealedAt, size, indexedHeight } = head
+    const missing = await missingIndex(env.DB, head)
     const age =
       height === 0
         ? 'nothing sealed yet'
@@ -107,6 +110,16 @@ const parts: Readonly<Record<string, Part>> = {
       ]
     return [
       check('checkpoint', 'ok', `${age}; nothing waits past its time`),
+      ...(missing === null
+        ? []
+        : [
+            check(
+              'checkpoint',
+              'fail',
+              missing,
+              'Until then receipts of older events are 404 (docs/backup.md, Lost index).',
+            ),
+          ]),
       ...(indexedHeight < height - 1
         ? [
             check(

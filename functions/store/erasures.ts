@@ -75,6 +75,8 @@ const RETRY_MS = 5000
 const MAX_RETRY_MS = 3_600_000
 /** A target that waits for its seal is looked for again after this time. */
 const SEALING_MS = 1000
+/** Attempts to find a target before it counts as absent: 11 that double, then one an hour, 30 hours in all. */
+const LOOKS = 40
 
 const signers = new Signers(EVENT_TYP)
 
@@ -92,6 +94,13 @@ export async function checkErasure(env: Env, node: NodeContext, open: OpenEnvelo
   }
   const wish = parseErasure(dataOf(open.bytes))
   const isOperator = isValidKey(node.history, open.signer.did, Date.now())
+  if (!isOperator && wasEverKey(node.history, open.signer.did)) {
+    // It signed the bodies that nobody signed, and may be in other hands: what it said stays.
+    throw new VaultMeshError(
+      'erasure-refused',
+      'An identity key of this node that is not valid now erases nothing.',
+    )
+  }
   if (wish.request !== null && !isOperator) {
     throw new VaultMeshError(
       'bad-erasure',
@@ -252,17 +261,32 @@ export async function erasuresOf(db: D1Database, target: Hash): Promise<ErasureS
   }))
 }
 
-/** Carries out what is due; one that fails is put off and does not keep the others. Returns how many were ended. */
-export async function carryOut(env: Env, nowAt: number): Promise<number> {
+/**
+ * Carries out what is due; one that fails is put off and does not keep the others. What is due of the target `first`
+ * comes before all, also if it was put off: whoever erases without end makes no one else wait. Returns how many were ended.
+ */
+export async function carryOut(env: Env, nowAt: number, first?: Hash): Promise<number> {
+  const asked =
+    first === undefined
+      ? []
+      : (
+          await env.DB.prepare(
+            `SELECT ${COLUMNS} FROM erasures INDEXED BY erasures_target WHERE target = ? AND state = 'due' ORDER BY id LIMIT ${AT_ONCE}`,
+          )
+            .bind(first)
+            .all<Row>()
+        ).results
   const { results } = await env.DB.prepare(
     `SELECT ${COLUMNS} FROM erasures INDEXED BY erasures_due WHERE state = 'due' AND next_at <= ? ORDER BY next_at LIMIT ${AT_ONCE}`,
   )
     .bind(nowAt)
     .all<Row>()
-  if (results.length === 0) return 0
+  const rest = results.filter(({ id }) => asked.every((row) => row.id !== id))
+  const rows = [...asked, ...rest.toSorted((a, b) => a.id - b.id)]
+  if (rows.length === 0 || (await env.SEQUENCER.getByName('log').paused())) return 0
   const node = await nodeOf(env)
   let ended = 0
-  for (const row of results.toSorted((a, b) => a.id - b.id)) {
+  for (const row of rows) {
     try {
       if (await carryOne(env, node, row, nowAt)) ended++
     } catch (error) {
@@ -293,6 +317,13 @@ async function carryOne(env: Env, node: NodeContext, row: Row, nowAt: number): P
       if (status?.state === 'accepted') return wait(env, row, nowAt)
     }
     if ((await findEvent(env.DB, target)) !== null) return wait(env, row, nowAt)
+    // Intake saw it. An index that is made again, or a log that is taken back from peers, may have it later.
+    if (row.failures < LOOKS) {
+      throw new VaultMeshError(
+        'not-found',
+        `The index does not hold ${name}, which is to be erased.`,
+      )
+    }
     return end(env, row, 'refused', 'the log holds no such event')
   }
   const line = await eventLine(env.BUCKET, at)
@@ -331,16 +362,24 @@ async function carryOne(env: Env, node: NodeContext, row: Row, nowAt: number): P
   // Indexed, and its pool is still about to hear so.
   if (waits) return wait(env, row, nowAt)
   await done(env, row, 1)
-  // The bundle comes after the index: while it has the bytes, it says whose webhooks there may be.
-  if (signedBy !== null) await forgetHooks(env.DB, { target, at, signedBy })
   await scrubIndex(env.DB, row, at)
+  // After the index, from which deliveries are made, and before the bundle: while it has the bytes, it says whose
+  // webhooks there may be.
+  if (signedBy !== null) await forgetHooks(env.DB, { target, at, signedBy })
   await scrubBundle(env, { at, target, event: row.event })
   await scrubMirrors(env, node, { at, target, event: row.event })
+  await forgetBefore(env, target, erasedBy)
+  // Whoever made the index again meanwhile (store/rebuild.ts) wrote the row anew from the bytes. That is between two
+  // seals, as this is: after it, whoever does so finds the tombstone.
+  await env.SEQUENCER.getByName('log').forgetNames([])
+  await scrubIndex(env.DB, row, at)
   await done(env, row, 3)
   const names = await env.DB.prepare('SELECT names FROM erasures WHERE id = ?')
     .bind(row.id)
     .first<string>('names')
   if (names !== null) await env.SEQUENCER.getByName('log').forgetNames(names.split(',').map(Number))
+  // A backup that began meanwhile may have the pools as they were before, and then must not have this row as done.
+  if (await env.SEQUENCER.getByName('log').paused()) return wait(env, row, nowAt)
   await env.DB.prepare(
     "UPDATE erasures SET state = 'done', step = 4, names = NULL, done_at = ?2 WHERE id = ?1",
   )
@@ -381,6 +420,32 @@ async function forget(
     waits ||= seq !== null
   }
   return waits
+}
+
+/** As step 1, in the logs before this one: what they accepted and never sealed was moved here, and lies in their pools, too. */
+export async function forgetBefore(env: Env, target: Hash, erasedBy: Hash): Promise<void> {
+  if (env.PREVIOUS === undefined) return
+  const answer = await env.PREVIOUS.fetch(
+    `http://previous/admin/forget/${toHex(target)}?by=${toHex(erasedBy)}`,
+    { method: 'POST', headers: { authorization: `Bearer ${env.ADMIN_TOKEN ?? ''}` } },
+  )
+  await answer.body?.cancel()
+  if (answer.status !== 200) {
+    throw new VaultMeshError('storage-failed', `The log before answered ${answer.status}.`)
+  }
+}
+
+/** What `forgetBefore` asks of a log that was ended; throws `bad-state` for one that was not. */
+export async function forgetMoved(
+  env: Env,
+  node: NodeContext,
+  { eventHash, erasedBy }: { readonly eventHash: Hash; readonly erasedBy: Hash },
+): Promise<void> {
+  const { halted, settled } = await env.SEQUENCER.getByName('log').standing()
+  if (halted === null || !settled)
+    throw new VaultMeshError('bad-state', 'This log was not ended, or not yet.')
+  await forget(env, node, { eventHash, identity: null, erasedBy })
+  await forgetBefore(env, eventHash, erasedBy)
 }
 
 /**

@@ -3,6 +3,7 @@
  *
  * R2 holds a receipt, its revocation and a calendar's promise before D1 does, so what lies under the batch's root is
  * all there is. Nothing is taken over that does not verify: a receipt by its proof, a promise by being one of this root.
+ * One that does not counts as lost: its job is done again, by what the wallet signed (store/anchor-receipts.ts).
  * A receipt ends its job. A job without a receipt that D1 lost comes back as far as R2 knows of it: after a revocation as
  * `orphaned`, with a calendar's promise as `broadcast`. What a Wallet has signed for comes back from there
  * (Sequencer.mendIndex); a job never pays by itself, so one too many costs a look.
@@ -80,7 +81,11 @@ export async function rebuildReceipts(
     const job = (jobs!.results as JobRow[]).find((other) => nameOf(other) === nameOf(kind))
     written += await rebuildJob(batch, kind, job ?? null)
   }
-  const names = new Set(held.filter(({ receipts }) => receipts.size > 0).map(nameOf))
+  const kept = [
+    ...held.filter(({ receipts }) => receipts.size > 0),
+    ...batch.rows.filter(isOf(record)),
+  ]
+  const names = new Set(kept.map(nameOf))
   for (const job of jobs!.results as JobRow[]) {
     if (job.state !== 'final' || names.has(nameOf(job))) continue
     // Its receipt is in neither store: the job begins again, by the bytes that were signed.
@@ -88,6 +93,10 @@ export async function rebuildReceipts(
     written++
   }
   return written
+}
+
+function isOf({ root }: BatchRecord): (row: Row) => boolean {
+  return (row) => row.root === root
 }
 
 function nameOf({ chain, network, method }: Kind): string {
@@ -153,7 +162,11 @@ async function rebuildReceipt(
     if (!isOurs) throw new VaultMeshError('bad-receipt', 'it is of another root or rail.')
     return { ...said, observedAt: Date.parse(kept.observedAt) }
   })
-  if (receipt === null) return 0
+  if (receipt === null) {
+    // It is none: a job that ends with it would never be looked at again.
+    held.receipts.delete(revision)
+    return 0
+  }
   const { txHash, anchorAt } = receipt
   const expected = { root, treeSize, chain, network, method, txHash, anchorAt, json, revision }
   const isNamed = (row: Row): boolean =>
@@ -222,13 +235,14 @@ async function readRevocation(
 }
 
 async function rebuildJob(
-  { env, record, nowAt, notes }: BatchOfReceipts,
+  { env, record, nowAt, notes, rows }: BatchOfReceipts,
   held: Held,
   job: JobRow | null,
 ): Promise<number> {
   const { DB } = env
   const newest = Math.max(-1, ...held.receipts.keys())
-  const isLive = newest >= 0 && !held.revoked.has(newest)
+  const isInIndex = rows.some((row) => isOf(record)(row) && nameOf(row) === nameOf(held))
+  const isLive = newest < 0 ? isInIndex : !held.revoked.has(newest)
   if (job !== null) {
     if (job.state !== 'final' || isLive || newest < 0) return 0
     await reopen(DB, job.id, 'its receipt was revoked', nowAt)

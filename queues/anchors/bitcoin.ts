@@ -52,6 +52,9 @@ export const DEFAULT_BUMP_AFTER_BLOCKS = 6
 /** A day is soon enough; what is stuck is asked for within six hours, then within one. */
 const TARGET_BLOCKS = [144, 36, 6] as const
 
+/** Spends in one page of a wallet. */
+const HISTORY_PAGE = 500
+
 const hash = z.string().regex(/^[0-9a-f]{64}$/)
 const height = z.int().nonnegative()
 const workSchema = z.strictObject({
@@ -174,7 +177,8 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     // An attempt that did not live to tell gave these coins up before: what it signed since counts.
     const isSuperseded = stored?.state === 'open' && !sameSpends(stored.spends, work.spends)
     const isGivenUp = stored === null || stored.state === 'dead'
-    if (isSuperseded || (isGivenUp && isDead)) return prepare(job, context)
+    if (isSuperseded || (isGivenUp && isDead && (await gaveUp(root, work))))
+      return prepare(job, context)
     // An outbox that was put back in time knows fewer variants: what spent the coins may be ours.
     const isBehind = stored !== null && stored.variants.length > work.variants.length
     if (isBehind && !isGivenUp) return { state: 'signed', work: workOf(stored) }
@@ -186,8 +190,18 @@ export function bitcoinRail(options: BitcoinRailOptions): Rail<BitcoinWork> {
     if (again.some((view) => view.block !== null || view.isInPool)) {
       return { state: 'waiting', work, againAt: againAt(context) }
     }
-    await wallet.settle(root, null)
+    if (stored !== null) await wallet.settle(root, null)
     return prepare(job, context)
+  }
+
+  /** Whether the wallet remembers that it gave this up: one that lost its memory may have paid by what it forgot. */
+  async function gaveUp(root: string, { spends }: BitcoinWork): Promise<boolean> {
+    for (let after = 0; ;) {
+      const page = await wallet.history(after, HISTORY_PAGE)
+      if (page.some((spend) => spend.root === root && sameSpends(spend.spends, spends))) return true
+      if (page.length < HISTORY_PAGE) return false
+      after = page.at(-1)!.id
+    }
   }
 
   /** Replaces the newest variant by a dearer one. */

@@ -88,5 +88,9 @@ function shown(did: string, found: readonly Cert[]): Outcome {
       .filter((part) => part !== '')
       .join(' '),
   )
-  return { exit: Exit.ok, value, lines: lines.length === 0 ? ['nothing'] : lines }
+  return {
+    exit: Exit.ok,
+    value,
+    lines: lines.length === 0 ? [did === 'renewed' ? 'nothing ends so soon' : 'nothing'] : lines,
+  }
 }

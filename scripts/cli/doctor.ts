@@ -6,6 +6,7 @@ import { ageText, check, clockCheck, worst, type Check } from '#core/doctor.ts'
 import { RemoteProblem } from '../../functions/sdk.ts'
 import {
   addressChecks,
+  auditChecks,
   backupChecks,
   configChecks,
   environmentChecks,
@@ -104,6 +105,7 @@ async function here(values: Values, terminal: Terminal): Promise<Found> {
     ...(await permissionChecks(home)),
     ...(await keyChecks(home, secrets)),
     ...backupChecks(home, Date.now()),
+    ...(await auditChecks(home)),
   ]
   const [first, answer] = await Promise.all([
     offline(),

@@ -118,7 +118,10 @@ async function rebuild({
     `rebuilt: ${written} rows written, ${removed} removed, ${jobs} anchor jobs taken back from the wallets`,
     '– not restored, as nothing else holds them: webhooks, sessions, tokens, the dashboard’s audit, past alerts',
   ]
-  if (refused > 0) lines.push(`${refused} batches were left as they are: their bytes do not verify`)
+  if (refused > 0)
+    lines.push(
+      `✗ of ${refused} batches something does not verify and was not rebuilt: each is named. For timestamps TSA_ROOTS must be set as it was`,
+    )
   return { findings: [...new Set(findings)], facts: { written, removed, jobs, refused }, lines }
 }
 
@@ -140,7 +143,7 @@ async function holdAgainstChains({ values, terminal, query }: Work): Promise<Don
   findings.push(...wallets.findings)
   const { spends = 0, asked = 0, notAsked = 0 } = wallets.facts
   const lines = [
-    `chains: ${sum.confirmed} receipts confirmed by every provider; ${String(spends)} payments signed, no root twice` +
+    `chains: ${sum.confirmed} receipts confirmed by every provider; ${String(spends)} payments signed, ${Number(notAsked) > 0 ? 'of those asked for ' : ''}no root twice` +
       (Number(asked) > 0 ? `, ${String(asked)} given up were asked for` : ''),
   ]
   if (findings.length > 0) lines.length = 0

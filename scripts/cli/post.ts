@@ -43,7 +43,8 @@ export const post: Command = {
   help: `  file            a JSON CloudEvent (what is absent is filled in), or a compact JWS as it is
   --ndjson        the file holds one of these a line
   --type T        instead of a file: an event of this type …
-  --data JSON     … with this data (a JSON value; other text is taken as a string)
+  --data JSON     … with this data (a JSON value; other text is taken as a string, unless it begins
+                  like JSON: [ { or ")
   --subject S     … about this
   --id ID         … under this id, which stands for one event of this signer
   --time T        … at this time (RFC 3339; default now). With the same --id, --time and the rest it
@@ -231,10 +232,13 @@ function eventFrom(values: Values, type: string): EventInput {
   }
 }
 
+/** A log keeps what it is given: what was meant as an object must not get in as a string. */
 function jsonOrText(data: string): unknown {
   try {
     return JSON.parse(data)
-  } catch {
+  } catch (error) {
+    if (/^\s*[[{"]/.test(data))
+      throw new UsageError(`--data begins like JSON and is none: ${(error as Error).message}.`)
     return data
   }
 }

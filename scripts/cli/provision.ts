@@ -66,7 +66,9 @@ wrangler signs in: npx wrangler login, or CLOUDFLARE_API_TOKEN. docs/cloudflare.
     if (env === undefined) throw new UsageError('--env is missing: production, staging, …')
     const accountId = text(values, 'account') ?? process.env['CLOUDFLARE_ACCOUNT_ID'] ?? ''
     if (!/^[0-9a-f]{32}$/.test(accountId)) {
-      throw new UsageError('--account or CLOUDFLARE_ACCOUNT_ID must be an account’s 32 hex digits.')
+      throw new UsageError(
+        '--account or CLOUDFLARE_ACCOUNT_ID must be an account’s 32 hex digits; npx wrangler whoami shows them. --dry-run asks Cloudflare as well.',
+      )
     }
     // These pull in wrangler, which takes half a second.
     const [environments, homes, accounts, steps, { bundleWorker }] = await Promise.all([

@@ -25,13 +25,13 @@ import {
 import { decryptSopsEnv, secretFiles, SECRETS_DIR } from '../sops.ts'
 import { Exit, list, text, UsageError, type Outcome, type Values } from './command.ts'
 
-/** The age files of a home: node.secret.age, client.key.age, and what else was put beside them. */
+/** The age files of a home: node.secret.age, client.key.age, what else was put beside them, and the keys of `make up`. */
 export async function ageFiles(home: Home): Promise<readonly string[]> {
-  const names = existsSync(home.path) ? await readdir(home.path) : []
-  return names
-    .filter((name) => name.endsWith('.age'))
-    .sort()
-    .map((name) => join(home.path, name))
+  const folders = [home.path, join(home.path, 'devnet')].filter((folder) => existsSync(folder))
+  const names = await Promise.all(
+    folders.map(async (folder) => (await readdir(folder)).sort().map((name) => join(folder, name))),
+  )
+  return names.flat().filter((name) => name.endsWith('.age'))
 }
 
 /** `keys recipients`: shows them, or changes them in every age file of the home and of --key. */

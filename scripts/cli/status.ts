@@ -24,6 +24,7 @@ export interface Status {
   readonly leafIndex?: number
   readonly sealedAt?: string
   readonly duplicateOf?: string
+  readonly erased?: { readonly erasedBy: string; readonly done: boolean }
   readonly problem?: { readonly title: string; readonly detail?: string }
   readonly anchors?: readonly {
     readonly chain: string
@@ -49,6 +50,8 @@ ${URL_HELP}`,
     const lines = [`${at.status}${at.sealedAt === undefined ? '' : `; sealed at ${at.sealedAt}`}`]
     if (at.height !== undefined) lines.push(`  batch ${at.height}, leaf ${at.leafIndex}`)
     if (at.duplicateOf !== undefined) lines.push(`  the same event as ${at.duplicateOf}`)
+    if (at.erased !== undefined)
+      lines.push(`  ${at.erased.done ? 'erased' : 'being erased'} by ${at.erased.erasedBy}`)
     if (at.problem !== undefined) lines.push(`  ${at.problem.detail ?? at.problem.title}`)
     for (const anchor of at.anchors ?? []) {
       const time = anchor.anchorTs === null ? '' : `, anchored at ${anchor.anchorTs}`

@@ -2,7 +2,7 @@
  * stop: end the node of a home cleanly, whoever started it.
  */
 
-import { homeAt, runningIn } from '../home.ts'
+import { homeAt, isHeld, runningIn } from '../home.ts'
 import { stopUnits } from '../units.ts'
 import { arity, Exit, HOME_HELP, text, type Command, type Outcome } from './command.ts'
 
@@ -22,6 +22,14 @@ systemctl start. Where no node runs there is nothing to do, and that is a succes
     arity(args, 0, 0)
     const home = homeAt(text(values, 'home'))
     const pid = runningIn(home)
+    if (pid === null && isHeld(home)) {
+      return said(
+        home.path,
+        'running',
+        `Who runs on ${home.path} is not seen from here: stop it where it was started (another container?).`,
+        Exit.refuted,
+      )
+    }
     if (pid === null) return said(home.path, 'not-running', `No node runs on ${home.path}.`)
     terminal.progress(`stopping process ${pid} …`)
     const units = stopUnits(pid)

@@ -4,7 +4,7 @@
 
 import { resolve } from 'node:path'
 import { homeAt } from '../home.ts'
-import { installUnits, systemctl, unitsDir } from '../units.ts'
+import { homeOfUnits, installUnits, systemctl, unitsDir } from '../units.ts'
 import { arity, Exit, text, UsageError, type Command } from './command.ts'
 
 export const units: Command = {
@@ -17,7 +17,8 @@ docs/self-host.md has the rest.
 
   --user        for your own manager, systemctl --user (default)
   --system      for the machine: hardened, a user of their own, home /var/lib/vaultmesh
-  --home DIR    the node’s home folder (default $VAULTMESH_HOME or .vaultmesh; not with --system)
+  --home DIR    the node’s home folder (default that of the units that are there, else $VAULTMESH_HOME or
+                .vaultmesh; not with --system)
   --dest DIR    where to write (default ~/.config/systemd/user or /etc/systemd/system)
   --dry-run     only say what would change`,
   options: {
@@ -38,17 +39,19 @@ docs/self-host.md has the rest.
     if (scope === 'system' && named !== undefined) {
       throw new UsageError('The home of system units is /var/lib/vaultmesh.')
     }
-    const dest = text(values, 'dest')
+    const dest = resolve(text(values, 'dest') ?? unitsDir(scope))
     const dryRun = values['dry-run'] === true
-    const home = scope === 'system' ? '/var/lib/vaultmesh' : homeAt(named).path
-    const written = installUnits({ scope, home, dest: resolve(dest ?? unitsDir(scope)), dryRun })
-    const isLoaded = !dryRun && dest === undefined && systemctl(scope, 'daemon-reload') !== null
+    const home = scope === 'system' ? '/var/lib/vaultmesh' : homeAt(named ?? homeOfUnits(dest)).path
+    const written = installUnits({ scope, home, dest, dryRun })
+    const isLoaded =
+      !dryRun && values['dest'] === undefined && systemctl(scope, 'daemon-reload') !== null
     const control = scope === 'user' ? 'systemctl --user' : 'systemctl'
     return {
       exit: Exit.ok,
       value: { scope, home, dryRun, units: written, isLoaded },
       lines: [
         ...written.map(({ path, state }) => `${state.padEnd(10)}${path}`),
+        `for the home ${home}`,
         ...(dryRun
           ? ['nothing was written (--dry-run)']
           : [

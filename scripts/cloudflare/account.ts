@@ -181,7 +181,7 @@ function environment(id: string, logs: string): NodeJS.ProcessEnv {
     /^(?:PATH|HOME|USER|TMPDIR|LANG|XDG_\w+|CLOUDFLARE_\w+|\w*_PROXY|\w*_proxy|NODE_\w+)$/
   const env: NodeJS.ProcessEnv = {}
   for (const [name, value] of Object.entries(process.env))
-    if (wanted.test(name) && name !== 'NODE_OPTIONS') env[name] = value
+    if (wanted.test(name) && !/^NODE_(?:OPTIONS|SECRET|DID|ID)$/.test(name)) env[name] = value
   return {
     ...env,
     // What wrangler.toml builds with is the Node of the lock file as well.

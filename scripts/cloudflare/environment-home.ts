@@ -105,6 +105,12 @@ function writeJson(folder: string, name: string, value: object): void {
     closeSync(file)
   }
   renameSync(part, join(folder, name))
+  const named = openSync(folder, 'r')
+  try {
+    fsyncSync(named)
+  } finally {
+    closeSync(named)
+  }
 }
 
 function broken(path: string, why: string): VaultMeshError {

@@ -5,9 +5,13 @@
 
 import {
   appendFileSync,
+  closeSync,
+  mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   truncateSync,
@@ -16,9 +20,12 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { signClosedFile } from '#core/audit-file.ts'
 import { auditMessage, readAuditLine, type AuditEntry, type AuditLine } from '#core/audit-line.ts'
 import { utf8 } from '#core/bytes.ts'
+import { deriveIdentity } from '#core/node-keys.ts'
 import { AuditFiles, auditFiles } from '../../scripts/audit-files.ts'
+import { describeFile, eventFile } from '../../scripts/audit-ledger.ts'
 import { verifyAudit } from '../../scripts/audit-verify.ts'
 
 const DAY = 86_400_000
@@ -188,4 +195,53 @@ test('lines that come faster than they are written are counted, and a line that 
   const said = linesIn('audit-2026-W48.jsonl')
   expect(said.filter(({ kind }) => kind === 'halt')).toHaveLength(5000)
   expect(said.find(({ kind }) => kind === 'lost')).toMatchObject({ lines: 100 })
+})
+
+test('a file that cannot be begun leaves the open one open, and nothing is lost', () => {
+  const files = open()
+  const [name] = auditFiles(folder)
+  const next = join(folder, 'audit-2026-W48.2.jsonl')
+  mkdirSync(next)
+  expect(() => files.rotate('asked')).toThrow(/EISDIR/)
+  // Whoever opens a file now must not find the audit's lines in it.
+  const other = openSync(join(folder, 'other'), 'w')
+  rmdirSync(next)
+  files.take(auditMessage(halt('after')))
+  files.flush()
+  expect(files.rotate('asked')).toBe(name)
+  files.stop()
+  closeSync(other)
+  expect(readFileSync(join(folder, 'other'), 'utf8')).toBe('')
+  expect(kinds(name!)).toEqual(['boot', 'close', 'halt', 'close'])
+})
+
+test('a line that has no canonical form is left out with a warning and keeps no other back', () => {
+  const files = open()
+  files.take(auditMessage(halt('half \ud800 of one')))
+  files.take(auditMessage(halt('whole')))
+  files.stop()
+  expect(warned.join()).toContain('half a character')
+  expect(kinds(auditFiles(folder)[0]!)).toEqual(['boot', 'halt', 'stop'])
+})
+
+test('a file that was written again is not excused by an event that somebody else signed', async () => {
+  const files = open()
+  const name = files.rotate('asked')
+  files.stop()
+  const closed = (await describeFile(folder, name, null))!
+  const [node, thief] = [
+    await deriveIdentity(new Uint8Array(32).fill(1), 1),
+    await deriveIdentity(new Uint8Array(32).fill(2), 1),
+  ]
+  const trust = { vkeys: [], tsaRoots: [], nodeDids: [node.did] }
+  const found = async (event: string): Promise<unknown> => {
+    writeFileSync(eventFile(folder, name), event)
+    const { findings, pending } = await verifyAudit({ folder, trust })
+    return [findings.map(({ what }) => what), pending.length]
+  }
+  const own = await signClosedFile(node, closed)
+  expect(await found(own)).toEqual([[], 1])
+  expect(await found(await signClosedFile(thief, closed))).toEqual([['untrusted'], 0])
+  const forged = `${own.slice(0, own.lastIndexOf('.'))}.${'A'.repeat(86)}`
+  expect(await found(forged)).toEqual([['unsealed'], 0])
 })

@@ -155,6 +155,16 @@ describe('coins that somebody else spent', () => {
     expect((await other.driver.step()).state).toBe('held')
   })
 
+  test('of which the wallet has lost its memory are paid for again only when the operator says so', async () => {
+    const { wallet, driver } = await sent(spent(deep))
+    // What is deep may be a variant that was signed and forgotten.
+    wallet.spends.clear()
+    expect(await driver.step()).toMatchObject({ state: 'held', reason: 'unknown_spend' })
+    expect(wallet.spends.size).toBe(0)
+    driver.released = true
+    expect((await driver.step()).state).toBe('signed')
+  })
+
   test('in no block are nobody’s yet', async () => {
     const { wallet, driver } = await sent(conflict)
     driver.released = true

@@ -1,3 +1,7 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { concat, equal, toBase64Url, toHex, utf8, type Hash } from '#core/bytes.ts'
@@ -17,6 +21,7 @@ import {
 } from '#core/erasure.ts'
 import { deriveIdentity, signJws } from '#core/node-keys.ts'
 import { sha256 } from '#core/sha256.ts'
+import { vacuumErased } from '../../scripts/vacuum.ts'
 import '../support/seed.ts'
 
 const hash = fc.uint8Array({ minLength: 32, maxLength: 32 }) as fc.Arbitrary<Hash>
@@ -237,4 +242,26 @@ test('a line takes the place of another, and the other lines stay as they are', 
       },
     ),
   )
+})
+
+test('databases are written anew after each erasure, also one by a clock that went back', () => {
+  const home = mkdtempSync(join(tmpdir(), 'vm-vacuum-'))
+  try {
+    mkdirSync(join(home, 'state'))
+    const path = join(home, 'state', 'd1.sqlite')
+    const erase = (doneAt: number): void => {
+      const db = new DatabaseSync(path)
+      db.exec('CREATE TABLE IF NOT EXISTS erasures (done_at INTEGER)')
+      db.prepare('INSERT INTO erasures VALUES (?)').run(doneAt)
+      db.close()
+    }
+    const vacuumed = (): number => vacuumErased(home, join(home, 'state'))
+    expect(vacuumed()).toBe(0)
+    for (const doneAt of [2000, 1000]) {
+      erase(doneAt)
+      expect([vacuumed(), vacuumed()]).toEqual([1, 0])
+    }
+  } finally {
+    rmSync(home, { recursive: true, force: true })
+  }
 })

@@ -314,6 +314,10 @@ describe('work that a stranger could make endless ends in a refusal', () => {
     const deep = Array.from({ length: 60 }).reduce<Json>((inner) => ({ a: inner }), {})
     expect(pin.fault({ a: { a: {} } })).toBeNull()
     expect(pin.fault(deep)?.message).toMatch(/too deep or too large/)
+    // Few bytes, much work: who checks many events in a row must know.
+    expect(pin.followed).toBeGreaterThan(10_000)
+    expect(pin.fault(1)).toBeNull()
+    expect(pin.followed).toBeLessThan(10)
   })
 
   test('of a long array whose items must differ', () => {

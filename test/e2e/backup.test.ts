@@ -4,9 +4,11 @@
  */
 
 import { execFile } from 'node:child_process'
-import { existsSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { copyFile, mkdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { createSigner, eventHashOf, post, sign, verify, type Trust } from '../../functions/sdk.ts'
@@ -93,6 +95,16 @@ async function postAndKeep(): Promise<void> {
     { timeout: 20_000, interval: 100 },
   )
   kept.set(path, await (await fetch(`${node.url}${path}`)).text())
+}
+
+/** Rows of a table for which `where` holds. */
+function onDatabase(path: string, where: string, table: string): number {
+  const db = new DatabaseSync(path, { readOnly: true })
+  try {
+    return db.prepare(`SELECT count(*) AS n FROM ${table} WHERE ${where}`).get()!['n'] as number
+  } finally {
+    db.close()
+  }
 }
 
 async function expectKept(): Promise<void> {
@@ -208,6 +220,18 @@ test('a home is copied while its node works, and put back it goes on where the c
   expect(fsck).toContain('timestamps have no chain to ask')
 })
 
+test('of two backups to one folder at once one is whole and the other is refused', async () => {
+  const both = await Promise.allSettled(
+    [1, 2].map(() => vaultmesh(['backup', '--to', at('both'), '--home', at(home)])),
+  )
+  const codes = both.map((one) => (one.status === 'fulfilled' ? one.value.code : -1))
+  expect(codes.toSorted((a, b) => Number(a) - Number(b))).toEqual([0, 1])
+  await verifyBackup(at('both'), quiet)
+  expect(readdirSync(box.dir).filter((name) => name.endsWith('.part'))).toEqual([])
+  // Neither left the log paused.
+  await postAndKeep()
+})
+
 test('the index of a home whose D1 was deleted is made again while the node takes events', async () => {
   await stopNode()
   rmSync(join(at('drill'), 'state', 'd1'), { recursive: true })
@@ -230,6 +254,44 @@ test('a stopped home is copied too; what is damaged, full or holds the age key i
   const full = await vaultmesh(['restore', '--from', copy, '--home', at('a')])
   expect(full.code).toBe(1)
   expect(full.stderr).toContain('not empty')
+
+  // What an operator released before the copy was taken, he released of another home.
+  const index = readdirSync(join(at('drill'), 'state', 'd1'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.sqlite'))
+    .map((name) => join('state', 'd1', name))
+    .find((name) => onDatabase(join(at('drill'), name), "name = 'anchors'", 'sqlite_master') > 0)!
+  const marked = new DatabaseSync(join(at('drill'), index))
+  marked.exec('UPDATE anchors SET released = 1')
+  marked.close()
+  await backUp(homeAt(at('drill')), at('released'), quiet)
+  await restore(at('released'), at('again'), quiet)
+  expect(onDatabase(join(at('drill'), index), 'released = 1', 'anchors')).toBeGreaterThan(0)
+  expect(onDatabase(join(at('again'), index), 'released = 1', 'anchors')).toBe(0)
+
+  // Without the file that pins keys the head is held against the key that the log was started with.
+  rmSync(join(at('drill'), 'trust.json'))
+  await backUp(homeAt(at('drill')), at('unpinned'), quiet)
+  const unpinned = at('unpinned')
+  const said = JSON.parse(readFileSync(join(unpinned, 'backup.json'), 'utf8')) as {
+    logs: { checkpoint: string }[]
+    files: { path: string; size: number; sha256: string }[]
+  }
+  const sequencer = said.files.find(({ path }) => /-Sequencer\/[^/m]+\.sqlite$/.test(path))!
+  const forged = new DatabaseSync(join(unpinned, 'home', sequencer.path))
+  const checkpoint = said.logs[0]!.checkpoint.replace(/\n\d+\n/, '\n9\n')
+  forged.prepare('UPDATE head SET checkpoint = ?').run(checkpoint)
+  forged.close()
+  said.logs[0]!.checkpoint = checkpoint
+  const bytes = readFileSync(join(unpinned, 'home', sequencer.path))
+  sequencer.size = bytes.length
+  sequencer.sha256 = createHash('sha256').update(bytes).digest('hex')
+  writeFileSync(join(unpinned, 'backup.json'), JSON.stringify(said))
+  await expect(verifyBackup(unpinned, quiet)).rejects.toThrow('signature')
+
+  const link = join(at('drill'), 'state', 'elsewhere')
+  symlinkSync(at('r'), link)
+  await expect(backUp(homeAt(at('drill')), at('linked'), quiet)).rejects.toThrow('is a link')
+  rmSync(link)
 
   const secretFile = join(copy, 'home', 'node.secret.age')
   const changed = readFileSync(secretFile)

@@ -520,6 +520,7 @@ describe('exit codes', () => {
     [['post', 'a', 'b']],
     [['post', '/nonexistent']],
     [['post', '--type', 'x', '--wait', 'soon']],
+    [['post', '--type', 'x', '--data', '{amount:3}']],
     [['post', '--type', 'x', '--key', '/nonexistent']],
     [['status', '0'.repeat(64), 'more']],
     [['status', 'xyz']],

@@ -67,6 +67,7 @@ describe('compose', () => {
       expect(service, name).toMatchObject({
         read_only: true,
         cap_drop: ['ALL'],
+        ulimits: { core: 0 },
         security_opt: ['no-new-privileges:true'],
         user: '65532:65532',
       })

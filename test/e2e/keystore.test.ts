@@ -2,11 +2,14 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import {
   chmodSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -27,6 +30,7 @@ import {
   writeClientKey,
   writeSecret,
 } from '../../scripts/keystore.ts'
+import { replaceFile } from '../../scripts/replace-file.ts'
 import { ROOT } from '../../scripts/build.ts'
 import { sandbox } from './support.ts'
 
@@ -38,6 +42,41 @@ afterAll(() => box.remove())
 
 const key = { alg: 'EdDSA', kid: 'did:key:z6Mk', secret: 'A'.repeat(43) } as const
 const hasAge = spawnSync('age', ['--version']).error === undefined
+
+describe('a file that is replaced', () => {
+  test('is never another command’s half written one, however long this one slept', async () => {
+    const path = join(box.dir, 'slept')
+    writeFileSync(path, 'old')
+    let woken!: () => void
+    const asleep = new Promise<void>((wake) => (woken = wake))
+    const slow = replaceFile(path, 0o600, async () => {
+      await asleep
+      return 'slow'
+    })
+    const refused = expect(slow).rejects.toThrow('run this again')
+    await sleep(50)
+    const longAgo = new Date(Date.now() - 3_600_000)
+    utimesSync(`${path}.part`, longAgo, longAgo)
+    await replaceFile(path, 0o600, async () => {
+      // It wakes while this one has written nothing yet.
+      woken()
+      await refused
+      expect(readFileSync(path, 'utf8')).toBe('old')
+      return 'quick'
+    })
+    expect(readFileSync(path, 'utf8')).toBe('quick')
+    expect(existsSync(`${path}.part`)).toBe(false)
+  })
+
+  test('is the one that a link leads to, so that nothing stays behind', async () => {
+    const [path, link] = [join(box.dir, 'far'), join(box.dir, 'near')]
+    writeFileSync(path, 'old')
+    symlinkSync(path, link)
+    await replaceFile(link, 0o600, () => Promise.resolve('new'))
+    expect(readFileSync(path, 'utf8')).toBe('new')
+    expect(lstatSync(link).isSymbolicLink()).toBe(true)
+  })
+})
 
 describe('the keystore', () => {
   test('makes an identity as age-keygen writes it, closed to others', async () => {
@@ -281,6 +320,13 @@ describe('vaultmesh keys recipients and identity', () => {
     const last = await called('identity', '--retire', made.recipient, '--dir', dir)
     expect(last.exit).toBe(1)
     expect((await called('identity', '--retire', own)).lines[0]).toContain('holds no identity of')
+    // The same one twice is no other one that is left.
+    const text = readFileSync(identityPath(), 'utf8')
+    writeFileSync(identityPath(), text + text)
+    const twice = await called('identity', '--retire', made.recipient, '--dir', dir)
+    expect(twice.exit).toBe(1)
+    expect(await nodeSecret(home)).toBe(secret)
+    writeFileSync(identityPath(), text)
     expect((await called('identity', '--new', '--retire', own)).exit).toBe(2)
   })
 

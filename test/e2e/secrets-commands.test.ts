@@ -16,13 +16,13 @@ import {
 } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ROOT } from '../../scripts/build.ts'
 import { outcomeOf, parse, type Outcome, type Terminal } from '../../scripts/cli/command.ts'
 import { secrets as command } from '../../scripts/cli/secrets.ts'
 import { homeAt } from '../../scripts/home.ts'
-import { nodeSecret } from '../../scripts/keystore.ts'
+import { nodeSecret, writeSecret } from '../../scripts/keystore.ts'
 import { editFile, recipientsOf } from '../../scripts/secrets-folder.ts'
 import { findSops } from '../../scripts/sops-binary.ts'
 import { loadSecrets, secretVariables } from '../../scripts/sops.ts'
@@ -391,6 +391,10 @@ describe('vaultmesh secrets check', () => {
       const dir = await made()
       const home = homeAt(join(box.dir, 'home'))
       await nodeSecret(home.path)
+      // The keys of make up: a rotation that passes over them would close them for good.
+      const devnet = join(home.path, 'devnet', 'keys.age')
+      mkdirSync(dirname(devnet))
+      await writeSecret(devnet, '{}')
       const check = () => called(['check', '--dir', dir, '--home', home.path])
       const good = await check()
       expect(good).toMatchObject({
@@ -399,6 +403,7 @@ describe('vaultmesh secrets check', () => {
       })
       expect(good.lines.join('\n')).toContain(`OK   ${join(dir, 'btc.env')}  BTC_PRIVATE_KEY`)
       expect(good.lines.join('\n')).toContain(`OK   ${join(home.path, 'node.secret.age')}`)
+      expect(good.lines.join('\n')).toContain(`OK   ${devnet}`)
       expect(good.lines.join('\n')).toContain('has one recipient')
       await ok(['rotate', '--add', other.recipient, '--dir', dir])
       expect((await check()).lines).toContain(`  readable by other ${other.recipient}`)

@@ -9,7 +9,7 @@ import type { Receipt } from '#core/receipt.ts'
 import { createSigner, post, sign, trustOf, verify, type Trust } from '../../functions/sdk.ts'
 import { ROOT } from '../../scripts/build.ts'
 import { startTsa } from '../../scripts/devnet/tsa.ts'
-import { homeAt } from '../../scripts/home.ts'
+import { homeAt, isHeld, lockHome, runningIn } from '../../scripts/home.ts'
 import { nodeSecret, readClientKey } from '../../scripts/keystore.ts'
 import { makeKey } from '../../scripts/cli/keygen.ts'
 import { freePort, run, sandbox, start } from './support.ts'
@@ -79,6 +79,28 @@ describe('a self-hosted node', () => {
     } finally {
       await first.stop('SIGTERM')
     }
+  })
+
+  test('a process of another container, which cannot be seen, keeps its home all the same', async () => {
+    const home = homeAt(join(box.dir, 'contained'))
+    const lock = lockHome(home)
+    // What a lock of another process namespace looks like from here.
+    const unseen = { pid: 2 ** 22 + 7, start: '1' }
+    await writeFile(home.lock, JSON.stringify(unseen))
+    expect(runningIn(home)).toBeNull()
+    expect(isHeld(home)).toBe(true)
+    const port = String(await freePort())
+    const second = await run([SELFHOST, '--home', home.path, '--port', port])
+    expect(second).toMatchObject({ code: 1, stdout: '' })
+    expect(second.stderr).toContain('already (a process that is not seen from here')
+    const stopped = await run([resolve(ROOT, 'scripts/vaultmesh.ts'), 'stop', '--home', home.path])
+    expect(stopped).toMatchObject({ code: 1 })
+    expect(JSON.parse(readFileSync(home.lock, 'utf8'))).toEqual(unseen)
+    lock.release()
+    expect(isHeld(home)).toBe(false)
+    // A dead one's lock, of whatever namespace, is taken over.
+    lockHome(home).release()
+    expect(existsSync(home.lock)).toBe(false)
   })
 
   test('takes over from a killed process, its runtime included, and has what that one accepted', async () => {

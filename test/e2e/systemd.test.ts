@@ -255,6 +255,12 @@ describe.skipIf(noAnalyze)('the unit files', () => {
         (JSON.parse(text) as { units: { state: string }[] }).units.map(({ state }) => state)
       expect(new Set([...states(dry.stdout), ...states(first.stdout)])).toEqual(new Set(['new']))
       expect(new Set(states((await vaultmesh(args)).stdout))).toEqual(new Set(['unchanged']))
+      // An upgrade must not lead the node to another home, and so to another log under the same name.
+      const elsewhere = [...args, '--home', join(box.dir, 'elsewhere')]
+      if (scope === 'user') {
+        expect(states((await vaultmesh(elsewhere)).stdout)).toContain('changed')
+        expect(new Set(states((await vaultmesh(args)).stdout))).toEqual(new Set(['unchanged']))
+      }
       const files = readdirSync(dest).map((name) => join(dest, name))
       expect(files.map((file) => file.slice(dest.length + 1))).toEqual([
         'anchor-manager.service',

@@ -5,13 +5,16 @@
  */
 
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest'
-import { toHex, utf8 } from '../../functions/core/bytes.ts'
+import { fromHex, toHex, utf8 } from '../../functions/core/bytes.ts'
 import { deriveIdentity, signJws, type IdentityKey } from '../../functions/core/node-keys.ts'
 import { verifyReceipt, type Receipt } from '../../functions/core/receipt.ts'
+import { formatTombstone, withLine } from '../../functions/core/erasure.ts'
+import { signRotation } from '../../functions/core/rotation.ts'
 import { sha256 } from '../../functions/core/sha256.ts'
 import { checkBatch, checkState } from '../../functions/store/fsck.ts'
 import { rebuildBatch } from '../../functions/store/rebuild.ts'
-import { orderErasure } from '../../functions/store/erasures.ts'
+import { carryOut, orderErasure } from '../../functions/store/erasures.ts'
+import { findEvent } from '../../functions/store/events.ts'
 import { nodeOf } from '../../functions/store/node.ts'
 import { jobs } from '../../functions/cron.ts'
 import { Killed, Platform, seeded, type Fault, type Plan } from './platform.ts'
@@ -127,6 +130,13 @@ class Day {
       all.push(...(await checkBatch(env, node, height)).findings)
     }
     return all
+  }
+
+  /** States of all erasures, in log order. */
+  state(): readonly unknown[] {
+    return this.platform
+      .index('SELECT state FROM erasures ORDER BY id')
+      .map((row) => (row as { state: string }).state)
   }
 
   /** The law. `traces` are texts that no store may hold. */
@@ -334,6 +344,125 @@ test('a tombstone that nobody ordered, and one moved to another leaf, are findin
   expect((await checkBatch(env, node, 1)).findings).toEqual([])
   day.platform.index('DELETE FROM erasures')
   expect((await checkBatch(env, node, 1)).findings.join()).toContain('no vm.erased event')
+})
+
+/** Orders the secret's erasure and seals the order; no pool hears of it, so it is due and nothing is done. */
+async function ordered(day: Day): Promise<void> {
+  const { env } = day.platform
+  await orderErasure(env, await nodeOf(env), { eventHash: secretHash, reasonCode: 'court-order' })
+  day.platform.plan = (name) => (name === 'rpc POOL.erase' ? 'fail' : null)
+  await day.pass()
+  day.platform.plan = null
+  expect(day.state()).toEqual(['due'])
+}
+
+test('an erasure whose target the index does not have yet waits for it', async () => {
+  const day = new Day()
+  await day.morning()
+  await ordered(day)
+  // As while an index is made again, or a log is taken back from peers.
+  day.platform.index('UPDATE batches SET committed = 0 WHERE height = 1')
+  await day.pass(11_000, 3)
+  expect(day.state()).toEqual(['due'])
+  day.platform.index('UPDATE batches SET committed = 1 WHERE height = 1')
+  await day.pass(600_000, 2)
+  await day.judge([alice.did])
+})
+
+test('an index that is made again while the bundle is about to follow keeps nothing of the event', async () => {
+  const day = new Day()
+  await day.morning()
+  await ordered(day)
+  const { env } = day.platform
+  const node = await nodeOf(env)
+  const put = env.BUCKET.put.bind(env.BUCKET)
+  let written: unknown = null
+  Object.assign(env.BUCKET, {
+    async put(...given: Parameters<typeof put>) {
+      if (given[0].startsWith('erased/')) {
+        written ??= (await rebuildBatch(env, node, { height: 1, nowAt: Date.now() })).facts[
+          'written'
+        ]
+      }
+      return put(...given)
+    },
+  })
+  await day.pass(11_000, 2)
+  expect(written).toBe(1)
+  expect(day.state()).toEqual(['done'])
+  await day.judge([alice.did])
+})
+
+test('no erasure ends while a backup is taken, and pools from before it are scrubbed by the hash alone', async () => {
+  const day = new Day()
+  await day.morning()
+  await ordered(day)
+  const { env } = day.platform
+  await env.SEQUENCER.getByName('log').pause(60_000)
+  await day.pass(11_000, 3)
+  expect(day.state()).toEqual(['due'])
+  await env.SEQUENCER.getByName('log').resume()
+  // The bundle is from after the erasure, the pools are from before it.
+  const at = (await findEvent(env.DB, fromHex(secretHash.slice(7))))!
+  const key = `events/${at.height}/${at.part}`
+  const part = new Uint8Array(await (await env.BUCKET.get(key))!.arrayBuffer())
+  const [{ event: order }] = day.platform.index('SELECT event FROM erasures') as [{ event: string }]
+  const stone = {
+    leafIndex: at.leafIndex,
+    eventHash: fromHex(secretHash.slice(7)),
+    erasedBy: nameOf(order),
+  }
+  const line = part.subarray(at.offset, at.offset + at.length)
+  await env.BUCKET.put(
+    key,
+    withLine(part, { offset: at.offset, line }, formatTombstone(stone, at.length)),
+  )
+  await day.pass(11_000, 2)
+  expect(day.state()).toEqual(['done'])
+  await day.judge([alice.did])
+})
+
+test('an identity key that was rotated out erases nothing, not even what it signed', async () => {
+  const day = new Day()
+  const { env } = day.platform
+  const old = (await nodeOf(env)).identity
+  const body = await day.platform.fetch('/events', {
+    method: 'POST',
+    body: await event(old, 'hers', { type: 'vm.received' }),
+    headers: JOSE,
+  })
+  expect(body.status).toBe(202)
+  await day.pass()
+  const next = await deriveIdentity(new Uint8Array(32).fill(9), 2)
+  const nbf = Math.floor(START / 1000) + 1
+  const rotation = await signRotation(old, {
+    iss: old.did,
+    key: next.did,
+    epoch: 2,
+    nbf,
+    end: nbf,
+    iat: nbf,
+  })
+  day.platform.kill()
+  Object.assign(day.platform.env, { ROTATION: rotation })
+  await day.pass(11_000, 2)
+  const target = nameOf(await event(old, 'hers', { type: 'vm.received' }))
+  const answer = await day.post(await erasure(old, 'x', target))
+  expect([answer.status, ((await answer.json()) as { type: string }).type]).toEqual([
+    403,
+    '/problems/erasure-refused',
+  ])
+})
+
+test('what the operator waits for is erased before the wishes of others', async () => {
+  const day = new Day()
+  await day.morning()
+  await ordered(day)
+  day.platform.index('UPDATE erasures SET next_at = next_at + 100000000')
+  const { env } = day.platform
+  expect(await carryOut(env, Date.now())).toBe(0)
+  expect(await carryOut(env, Date.now(), fromHex(secretHash.slice(7)))).toBe(1)
+  await day.judge([alice.did])
 })
 
 /** The afternoon that is broken: from the wish to the end of the erasure. Returns the names of its steps. */

@@ -4,6 +4,7 @@
  */
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { isAuditMessage, readAuditMessage } from '../../functions/core/audit-line.ts'
 import { toHex, utf8 } from '../../functions/core/bytes.ts'
 import { deriveIdentity, signJws, type IdentityKey } from '../../functions/core/node-keys.ts'
 import { sha256 as hashOf } from '../../functions/core/sha256.ts'
@@ -291,4 +292,87 @@ test('the successor of a log that forked begins with its rules', async () => {
   await apply({})
   await platform.fetch('/admin/open', { method: 'POST', headers: OPERATOR, body: evidence })
   expect(await post('paid', {}, other)).toBe('taken')
+})
+
+test('what moved to a successor and is erased there goes from the pools of the ended log, too', async () => {
+  const rest = ['GUARDIAN', 'COUNTERS'] as const
+  const old = new Platform(VARS, [...rest], ONLOOKERS)
+  const { vkey } = await nodeOf(old.env)
+  const secret = await signed('sim.secret', { who: 'Alice Liddell' })
+  const posted = { method: 'POST', body: secret, headers: JOSE }
+  expect((await old.fetch('/events', posted)).status).toBe(202)
+  await old.env.SEQUENCER.getByName('log').halt('it forked')
+  const evidence = await signed('vm.log.forked', {})
+  const name = `sha256:${toHex(hashOf(utf8(evidence)))}`
+  const PREVIOUS_LOGS = JSON.stringify([{ origin: VARS.ORIGIN, vkey, evidence: name }])
+  platform = new Platform({ ...VARS, LOG_NUMBER: '2', PREVIOUS_LOGS }, [...rest], [])
+  const fetch = (asked: string | Request, init: RequestInit) => {
+    const { pathname, search } = new URL(typeof asked === 'string' ? asked : asked.url)
+    return old.fetch(pathname + search, init)
+  }
+  Object.assign(platform.env, { PREVIOUS: { fetch } })
+  const operator = { method: 'POST', headers: OPERATOR }
+  await platform.fetch('/admin/open', { ...operator, body: evidence })
+  const hash = toHex(hashOf(utf8(secret)))
+  await platform.fetch('/events', posted)
+  await platform.fetch('/admin/seal', operator)
+  expect((await old.fetch(`/events/${hash}`)).status).toBe(200)
+
+  await platform.fetch(`/admin/erase/${hash}?reason=gdpr-17`, operator)
+  for (let i = 0; i < 2; i++) {
+    const answer = await platform.fetch(`/admin/erasures/${hash}`, operator)
+    const { erasures } = (await answer.json()) as { erasures: { state: string }[] }
+    expect(erasures.map(({ state }) => state)).toEqual(['done'])
+  }
+  for (const node of [old, platform]) {
+    expect((await node.fetch(`/events/${hash}`)).status).toBe(node === old ? 404 : 410)
+    for (const [where, bytes] of node.everything())
+      expect(Buffer.from(bytes).includes(secret.split('.')[1]!), where).toBe(false)
+  }
+  // Whoever reads again what was left unsealed passes it over.
+  const shards = await Promise.all(
+    [0, 1].map(async (shard) => {
+      const path = `/admin/unsealed?shard=${shard}`
+      return (await old.fetch(path, { headers: OPERATOR })).json() as Promise<{
+        events: unknown[]
+        next: number
+      }>
+    }),
+  )
+  expect(shards.flatMap(({ events }) => events)).toEqual([])
+  expect(shards.reduce((sum, { next }) => sum + next, 0)).toBe(1)
+})
+
+describe('the trail of what was asked', () => {
+  /** Entries that `work` leaves, of a node with `vars` and kept lines. */
+  async function told(vars: object, work: (on: Platform) => Promise<unknown>): Promise<object[]> {
+    const on = new Platform({ ...VARS, ...vars, AUDIT_LINES: '1' }, [], ONLOOKERS)
+    const log = vi.mocked(console.log)
+    log.mockClear()
+    await work(on)
+    return log.mock.calls
+      .map(([line]) => String(line))
+      .filter(isAuditMessage)
+      .map((line) => readAuditMessage(line))
+      .filter(({ kind }) => kind === 'operator' || kind === 'refuse')
+  }
+  const seal = (path: string, headers: object) => (on: Platform) =>
+    on.fetch(path, { method: 'POST', headers: { ...OPERATOR, ...headers } })
+
+  test('a command is told however its path is spelled, and whatever its caller says', async () => {
+    const both = [{ outcome: 'begun' }, { outcome: 'done' }]
+    for (const path of ['/admin/seal', '/adm%69n/seal', '/admin/se%61l']) {
+      for (const headers of [{}, { 'vaultmesh-told': '1' }])
+        expect(await told({}, seal(path, headers)), path).toMatchObject(both)
+    }
+    // Behind the socket of a self-hosted node the process has told of it already.
+    const own = { AUDIT_FILES: '1' }
+    expect(await told(own, seal('/admin/seal', { 'vaultmesh-told': '1' }))).toEqual([])
+  })
+
+  test('a refusal is told without what a stranger wrote into the query', async () => {
+    const refused = (on: Platform) =>
+      on.fetch('/events?name=Alice%20Liddell', { method: 'POST', body: 'none', headers: JOSE })
+    expect(await told({}, refused)).toMatchObject([{ kind: 'refuse', target: '/events' }])
+  })
 })

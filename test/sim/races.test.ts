@@ -213,3 +213,29 @@ test('a seal that fails five times is a dead letter and an alert; it heals by it
   expect((await alerts()).map((alert) => alert.kind)).toEqual(['seal_retries'])
   expect((await letters()).every(({ done }) => done !== null)).toBe(true)
 })
+
+test('a backup that ends does not end the pause of another one, and one that was killed ends by itself', async () => {
+  platform = node({ SEAL_BATCH_MAX_INTERVAL_MS: '1000' })
+  const [first, second] = [await log().pause(60_000), await log().pause(60_000)]
+  expect(second.head).toEqual(first.head)
+  await post('waits')
+  const pass = async (ms: number): Promise<number> => {
+    vi.setSystemTime(Date.now() + ms)
+    return (await log().seal()).batches
+  }
+  expect(await log().resume(first.pause)).toBe(true)
+  expect(await pass(2000)).toBe(0)
+  await expect(log().seal(true)).rejects.toThrow('backup')
+  // What is over is not held, whoever else holds.
+  expect(await log().resume(first.pause)).toBe(false)
+  expect(await log().resume(second.pause)).toBe(true)
+  expect(await pass(0)).toBe(1)
+
+  await post('waits too')
+  const killed = await log().pause(60_000)
+  expect(await pass(59_000)).toBe(0)
+  expect(await pass(1000)).toBe(1)
+  const later = await log().pause(60_000)
+  expect(await log().resume(killed.pause)).toBe(false)
+  expect(await log().resume(later.pause)).toBe(true)
+})

@@ -127,6 +127,20 @@ test.each([
   expect((await ask('/readyz')).status).toBe(200)
 })
 
+test('while one looks, whoever asks meanwhile costs nothing', async () => {
+  const steps = async (n: number): Promise<number> => {
+    vi.setSystemTime(Date.now() + 1000)
+    const before = platform.steps.length
+    const answers = await Promise.all(Array.from({ length: n }, () => platform.fetch('/readyz')))
+    expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 200))
+    return platform.steps.length - before
+  }
+  await steps(1)
+  const one = await steps(1)
+  expect(one).toBeGreaterThan(0)
+  expect(await steps(20)).toBe(one)
+})
+
 test('an answer stands for a second: who asks often asks no store', async () => {
   await ask('/readyz')
   const before = platform.steps.length

@@ -179,6 +179,41 @@ test.skipIf(absence.EVM !== null)(
 )
 
 test.skipIf(absence.EVM !== null)(
+  'a receipt that was damaged in R2 and lost in D1 is proven anew from what the wallet signed, and nothing is paid',
+  async () => {
+    const { links, before } = await anchored()
+    const { env } = world.platform
+    // The newest: the job of an older root may give way to it.
+    const [{ root }] = world.platform.index(
+      'SELECT root FROM receipts ORDER BY tree_size DESC LIMIT 1',
+    ) as [{ root: string }]
+    const key = `anchors/${root}/EVM/anvil/tx`
+    const json = await (await env.BUCKET.get(key))!.text()
+    const damaged = json.replace(/"header":"0x(....)/, '"header":"0xffff')
+    expect(damaged).not.toBe(json)
+    await env.BUCKET.put(key, damaged)
+    loseIndex()
+    await admin('POST', 'rebuild?step=begin')
+    const found: string[] = []
+    for (let height = 1; height <= 3; height++)
+      found.push(
+        ...(await admin<{ findings: string[] }>('POST', `rebuild?height=${height}`)).findings,
+      )
+    expect(found.join()).toContain('does not verify')
+    await admin('POST', 'rebuild?step=end')
+    await world.finish()
+    expect(await fsck()).toEqual([])
+    expect(await world.expectPaidOnce()).toBe(3)
+    const after = (await texts(links)).map((text) => JSON.parse(text) as { status: string })
+    expect(after.map(({ status }) => status)).toEqual(
+      before.map((text) => (JSON.parse(text) as { status: string }).status),
+    )
+    expect(await (await env.BUCKET.get(key))!.text()).not.toBe(damaged)
+  },
+  60_000,
+)
+
+test.skipIf(absence.EVM !== null)(
   'bytes that do not verify are no index: a batch with a changed event is left as it is',
   async () => {
     await anchored()
