@@ -209,7 +209,10 @@ describe('a Core node', () => {
   })
 
   test('has less time for a scan than an attempt has a lease', async () => {
-    const source = await readFile(new URL('../../functions/store/anchors.ts', import.meta.url), 'utf8')
+    const source = await readFile(
+      new URL('../../functions/store/anchors.ts', import.meta.url),
+      'utf8',
+    )
     const [, lease = ''] = /LEASE_MS = ([\d_]+)/.exec(source) ?? []
     expect(SCAN_TIMEOUT_MS).toBeLessThan(Number(lease.replaceAll('_', '')) - 10_000)
   })
