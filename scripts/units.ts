@@ -96,18 +96,25 @@ function needPlain(path: string): void {
   )
 }
 
-/** A system service runs as a user of its own, and sees neither /home nor /root. */
-function needReachable(root: string): void {
-  const hidden = /^\/(?:home|root|run\/user)(?:\/|$)/.test(root)
-  let closed: string | null = null
-  for (let folder = root; closed === null; folder = dirname(folder)) {
-    if ((statSync(folder).mode & 0o001) === 0) closed = folder
-    if (folder === dirname(folder)) break
+/** The folder on the way to `root` that other users may not enter; null if they reach it. */
+export function closedFolder(root: string): string | null {
+  for (let folder = root; ; folder = dirname(folder)) {
+    if ((statSync(folder).mode & 0o001) === 0) return folder
+    if (folder === dirname(folder)) return null
   }
-  if (!hidden && closed === null) return
+}
+
+/** What a system service cannot see of a checkout at `root`: it has a user, home and temporary folder of its own. */
+export function hiddenFromServices(root: string): string | null {
+  return /^\/(?:home|root|run\/user|tmp|var\/tmp)(?:\/|$)/.test(root) ? root : closedFolder(root)
+}
+
+function needReachable(root: string): void {
+  const hidden = hiddenFromServices(root)
+  if (hidden === null) return
   throw new VaultMeshError(
     'bad-config',
-    `A system service cannot read ${closed ?? root}. Put the checkout where everybody may read, such as /opt/vaultmesh, and install from there.`,
+    `A system service cannot read ${hidden}. Put the checkout where everybody may read, such as /opt/vaultmesh, and install from there.`,
   )
 }
 

@@ -20,8 +20,16 @@ import { systemdAbsence } from '../../scripts/lab/user-manager.ts'
 import { absent } from './devnet-support.ts'
 import { blocks } from './doc-blocks.ts'
 import { sandbox, vaultmesh } from './support.ts'
+import { closedFolder, hiddenFromServices } from '../../scripts/units.ts'
 
-const why = systemdAbsence() ?? (onPath('caddy') === null ? 'caddy is not installed' : null)
+const closed = closedFolder(ROOT)
+const why =
+  systemdAbsence() ??
+  (onPath('caddy') === null
+    ? 'caddy is not installed'
+    : closed === null
+      ? null
+      : `other users may not enter ${closed}`)
 const isMissing = absent(why === null ? null : `${why}: the units are not run`)
 const noAnalyze = absent(
   onPath('systemd-analyze') === null
@@ -29,14 +37,15 @@ const noAnalyze = absent(
     : null,
 )
 
-// A system service sees no home folder, and here the checkout may be in one.
-const noBoot = absent(
-  /^\/(?:home|root)\//.test(ROOT)
-    ? `${ROOT} is in a home folder, which no system service sees: the system units are not run`
-    : why === null
-      ? nspawnAbsence()
-      : `${why}: the system units are not run`,
+// The checkout may be in a folder that no system service sees.
+const hidden = hiddenFromServices(ROOT)
+const isHidden = absent(
+  hidden === null
+    ? null
+    : `no system service sees ${hidden}: the system units are neither installed nor run`,
 )
+const noBoot =
+  isHidden || absent(why === null ? nspawnAbsence() : `${why}: the system units are not run`)
 
 /** Boots the system units; it goes on beside what waits for watchdogs and timers. */
 function bootUnits(): Promise<Seen> {
@@ -243,7 +252,7 @@ describe.skipIf(noAnalyze)('the unit files', () => {
       env: { ...process.env, XDG_RUNTIME_DIR: box.dir },
     })
 
-  test.each(['user', 'system'] as const)(
+  test.each(isHidden ? (['user'] as const) : (['user', 'system'] as const))(
     'of scope %s are taken by systemd without a word, and installing again changes nothing',
     async (scope) => {
       const dest = join(box.dir, scope)
