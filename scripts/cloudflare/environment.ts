@@ -131,7 +131,8 @@ export function wranglerConfig(
     workers_dev: host === null,
     preview_urls: false,
     ...(host === null ? {} : { routes: [{ pattern: host, custom_domain: true }] }),
-    build: { ...base.build, cwd: here('.'), watch_dir: here(String(base.build['watch_dir'])) },
+    // Absolute: wrangler takes it from where it is called, not from this file.
+    build: { ...base.build, cwd: ROOT, watch_dir: here(String(base.build['watch_dir'])) },
     // With NODE_DID a Worker that has another node's secret refuses to start.
     vars: { ...base.vars, NODE_DID: known.nodeDid, ...vars },
     d1_databases: [
