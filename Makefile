@@ -1,5 +1,5 @@
 # Thin: each target is one command that also runs without make. Tools are checked first, in words.
-.PHONY: anchor-btc anchor-evm anchor-tsa anchor-all up stop federation demo lab lab-outage lab-kill gates test bench check fmt seal fsck secrets clean install tools
+.PHONY: anchor-btc anchor-evm anchor-tsa anchor-all up stop federation demo lab lab-outage lab-kill gates test bench check fmt seal fsck secrets clean install parts tools
 STAMP := node_modules/.package-lock.json
 NODE := node_modules/.bin/node
 NEEDED := node npm openssl python3 git
@@ -15,8 +15,8 @@ demo: tools $(STAMP) ; @exec $(NODE) scripts/demo.ts $(ARGS)
 lab: tools $(STAMP) ; @exec $(NODE) scripts/lab-federation.ts $(ARGS)
 lab-outage: tools $(STAMP) ; @exec $(NODE) scripts/lab-outage.ts $(ARGS)
 lab-kill: tools $(STAMP) ; @exec $(NODE) scripts/lab-kill.ts $(ARGS)
-gates: tools $(STAMP) ; @exec $(NODE) scripts/gates.ts $(ARGS)
-test: tools $(STAMP) ; @npm test --silent
+gates: parts tools $(STAMP) ; @exec $(NODE) scripts/gates.ts $(ARGS)
+test: parts tools $(STAMP) ; @npm test --silent
 bench: tools $(STAMP) ; @npm run -s bench -- $(ARGS)
 check: $(STAMP) ; @npm run -s check
 fmt: $(STAMP) ; @npm run -s format
@@ -29,6 +29,9 @@ secrets: $(STAMP) ; @scripts/vaultmesh secrets init $(ARGS)
 clean: ; rm -rf dist coverage .wrangler
 
 install: tools $(STAMP) ;
+
+# Programs of others that tests and gates run; installed where apt is ours to use.
+parts: ; @scripts/get-parts.sh
 
 # npm writes the stamp itself: missing without node_modules, older than a lock file that changed.
 $(STAMP): package-lock.json | tools
