@@ -97,7 +97,7 @@ function needPlain(path: string): void {
 }
 
 /** The folder on the way to `root` that other users may not enter; null if they reach it. */
-export function closedFolder(root: string): string | null {
+function closedFolder(root: string): string | null {
   for (let folder = root; ; folder = dirname(folder)) {
     if ((statSync(folder).mode & 0o001) === 0) return folder
     if (folder === dirname(folder)) return null

@@ -7,7 +7,7 @@
  * is one cgroup, which `stop` empties and removes, and the caller's folder. Needs root for both.
  */
 
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, lchownSync, lstatSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { ROOT } from '../build.ts'
@@ -52,6 +52,10 @@ export function systemdAbsence(): string | null {
     if (onPath(tool) === null) return `${tool} is missing`
   if (process.getuid?.() !== 0)
     return 'a systemd of our own needs root, for a cgroup and a mount namespace'
+  // Root in a container may not do what root may.
+  const probe = ['--mount', '--propagation', 'private', 'mount', '-t', 'tmpfs', 'tmpfs', '/run']
+  if (spawnSync('unshare', probe, { stdio: 'ignore' }).status !== 0)
+    return 'this machine lets root make no mount namespace'
   return cgroupAbsence()
 }
 

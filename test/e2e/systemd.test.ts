@@ -20,16 +20,9 @@ import { systemdAbsence } from '../../scripts/lab/user-manager.ts'
 import { absent } from './devnet-support.ts'
 import { blocks } from './doc-blocks.ts'
 import { sandbox, vaultmesh } from './support.ts'
-import { closedFolder, hiddenFromServices } from '../../scripts/units.ts'
+import { hiddenFromServices } from '../../scripts/units.ts'
 
-const closed = closedFolder(ROOT)
-const why =
-  systemdAbsence() ??
-  (onPath('caddy') === null
-    ? 'caddy is not installed'
-    : closed === null
-      ? null
-      : `other users may not enter ${closed}`)
+const why = systemdAbsence() ?? (onPath('caddy') === null ? 'caddy is not installed' : null)
 const isMissing = absent(why === null ? null : `${why}: the units are not run`)
 const noAnalyze = absent(
   onPath('systemd-analyze') === null
